@@ -1,0 +1,55 @@
+# Shared by the scripts in dev/: where things live, free ports, installing what is missing.
+# Sourced, never run. Everything that is downloaded or written lies under $OUTBOXD_DEV_DIR.
+
+set -euo pipefail
+
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# Not below the checkout: PostgreSQL runs as another user, who must be able to reach its files.
+DEV_DIR=${OUTBOXD_DEV_DIR:-/tmp/outboxd-dev-$(id -u)}
+KAFKA_VERSION=${KAFKA_VERSION:-4.3.0}
+KAFKA_LIBS=$DEV_DIR/kafka-$KAFKA_VERSION/libs
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# free_port: a loopback port that nothing listens on now. The kernel's ephemeral range is left
+# out, so that no outgoing connection can take the port between now and the server's bind.
+free_port() {
+  local port
+  for _ in $(seq 200); do
+    port=$((10000 + RANDOM % 20000))
+    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      echo "$port"
+      return
+    fi
+  done
+  die "found no free port on 127.0.0.1"
+}
+
+# wait_for SECONDS WHAT COMMAND...: until COMMAND succeeds.
+wait_for() {
+  local deadline=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$deadline" ] || die "$what did not answer in time"
+    sleep 0.1
+  done
+}
+
+port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# apt_install PACKAGE...: as root only; says what is missing otherwise.
+apt_install() {
+  command -v apt-get >/dev/null || die "please install: $*"
+  [ "$(id -u)" = 0 ] || die "please install as root: apt-get install $*"
+  say "installing $* ..."
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 ||
+    { apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+}
+
+# maven_fetch GROUP:ARTIFACT:VERSION DIRECTORY: one jar from Maven Central.
+maven_fetch() {
+  command -v mvn >/dev/null || apt_install maven
+  mvn -q -B dependency:copy -Dartifact="$1" -DoutputDirectory="$2"
+}

@@ -1,0 +1,132 @@
+-- What outboxd itself keeps. Several relays can share a database: every row belongs to a relay id.
+
+CREATE SCHEMA IF NOT EXISTS outboxd;
+
+-- One row per relay: its place in the stream and its state.
+CREATE TABLE IF NOT EXISTS outboxd.relay (
+    relay_id       text        PRIMARY KEY,
+    -- Raised by whoever takes over; who has an older one can write nothing any more.
+    epoch          bigint      NOT NULL DEFAULT 0,
+    -- Every event at or before this position is settled, and none after it.
+    position_lsn   pg_lsn      NOT NULL DEFAULT '0/0',
+    position_index bigint      NOT NULL DEFAULT 0,
+    -- The server that the position belongs to.
+    system_id      text,
+    timeline       int,
+    slot           text,
+    -- The publication as it was when the slot was first read.
+    publication    text,
+    -- Whether the rows older than the slot were published.
+    sweep          text        NOT NULL DEFAULT 'none' CHECK (sweep IN ('none', 'incomplete', 'complete')),
+    -- Where the stream has passed everything that a sweep can have seen.
+    sweep_until    pg_lsn,
+    paused         boolean     NOT NULL DEFAULT false,
+    -- The known partition count of each topic.
+    partitions     jsonb       NOT NULL DEFAULT '{}',
+    state          text        NOT NULL DEFAULT 'starting',
+    holder         text,
+    error_code     text,
+    error_message  text,
+    error_remedy   text,
+    error_at       timestamptz,
+    started_at     timestamptz,
+    settled_at     timestamptz
+) WITH (fillfactor = 10);
+
+-- Events that could not go yet, whole.
+CREATE TABLE IF NOT EXISTS outboxd.held_event (
+    relay_id       text        NOT NULL,
+    event_id       text        NOT NULL,
+    position_lsn   pg_lsn      NOT NULL,
+    position_index bigint      NOT NULL,
+    reason         text        NOT NULL CHECK (reason IN ('retry', 'topic', 'parked', 'scheduled', 'dead')),
+    event_type     text,
+    topic          text,
+    key            bytea,
+    partition      int,
+    headers        jsonb,
+    value          bytea,
+    attempts       int         NOT NULL DEFAULT 0,
+    max_attempts   int,
+    last_error     text,
+    due_at         timestamptz,
+    since          timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (relay_id, event_id)
+);
+
+-- Verdicts that the event's row cannot show, or does not show yet.
+CREATE TABLE IF NOT EXISTS outboxd.ledger (
+    relay_id  text        NOT NULL,
+    event_id  text        NOT NULL,
+    verdict   text        NOT NULL CHECK (verdict IN ('sent', 'skipped', 'discarded')),
+    at        timestamptz NOT NULL DEFAULT now(),
+    -- To be written into the row, by and by; the transaction that inserted the row tells whether
+    -- a row that is not found is gone or not visible yet.
+    unwritten boolean     NOT NULL DEFAULT false,
+    xid       xid8,
+    -- Published by a sweep: the stream, where it brings the event again, leaves it out.
+    swept     boolean     NOT NULL DEFAULT false,
+    PRIMARY KEY (relay_id, event_id)
+);
+CREATE INDEX IF NOT EXISTS ledger_unwritten ON outboxd.ledger (relay_id, at) WHERE unwritten;
+
+-- What operators did.
+CREATE TABLE IF NOT EXISTS outboxd.audit (
+    id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at       timestamptz NOT NULL DEFAULT now(),
+    relay_id text        NOT NULL,
+    actor    text        NOT NULL DEFAULT session_user,
+    action   text        NOT NULL,
+    target   text,
+    detail   jsonb
+);
+
+-- Every event with its verdict: what the ledger knows beside the row.
+CREATE OR REPLACE VIEW outboxd.event_verdict AS
+    SELECT o.id::text AS event_id, l.relay_id, l.verdict, l.at AS verdict_at
+    FROM public.outbox o LEFT JOIN outboxd.ledger l ON l.event_id = o.id::text;
+
+-- Writes an event from any language, in one call and in the caller's transaction:
+--   SELECT outboxd.emit('order', 'o-1', 'OrderCreated', '{"total": 10}');
+--   SELECT outboxd.emit('order', 'o-1', 'OrderPaid', '{}', topic => 'orders.v2', dedup_key => 'p-7');
+-- Another table with the same columns: outbox => 'sales.outbox'.
+CREATE OR REPLACE FUNCTION outboxd.emit(
+    aggregate_type text,
+    aggregate_id   text,
+    event_type     text,
+    payload        jsonb,
+    headers        jsonb       DEFAULT '{}',
+    topic          text        DEFAULT NULL,
+    partition_key  text        DEFAULT NULL,
+    tenant_id      text        DEFAULT NULL,
+    schema_version int         DEFAULT 1,
+    dedup_key      text        DEFAULT NULL,
+    occurred_at    timestamptz DEFAULT now(),
+    scheduled_at   timestamptz DEFAULT NULL,
+    max_attempts   int         DEFAULT NULL,
+    id             uuid        DEFAULT gen_random_uuid(),
+    outbox         regclass    DEFAULT NULL
+) RETURNS uuid
+LANGUAGE plpgsql AS $emit$
+#variable_conflict use_variable
+BEGIN
+    IF outbox IS NULL THEN
+        INSERT INTO public.outbox (
+            id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
+            tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts)
+        VALUES (
+            id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
+            tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts);
+    ELSE
+        EXECUTE format(
+            'INSERT INTO %s (
+                id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
+                tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)', outbox)
+        USING
+            id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
+            tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts;
+    END IF;
+    RETURN id;
+END
+$emit$;
