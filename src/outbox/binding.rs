@@ -1,0 +1,115 @@
+//! A row, read through the column map.
+
+use std::borrow::Cow;
+
+use super::MapError;
+use super::columns::{BindError, Field, MappedSource, Mapping, place_of};
+use super::json::pointed;
+use crate::pgoutput::Relation;
+
+/// The column map over the rows of one layout.
+#[derive(Debug)]
+pub(super) struct Binding {
+    fields: [Bound; Field::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Bound {
+    source: BoundSource,
+    default: Option<String>,
+}
+
+#[derive(Debug)]
+enum BoundSource {
+    Place(usize),
+    Pointer(Vec<String>),
+    Const(String),
+    Nothing,
+}
+
+impl Binding {
+    /// Finds every mapped column in the rows that follow `relation`.
+    ///
+    /// # Errors
+    /// A column is missing or has another type.
+    pub(super) fn new(mapping: &Mapping, relation: &Relation) -> Result<Self, BindError> {
+        let mut failure = None;
+        let fields = Field::ALL.map(|field| {
+            let mapped = mapping.get(field);
+            let source = match &mapped.source {
+                MappedSource::Column(column) => match place_of(column, relation) {
+                    Ok(place) => BoundSource::Place(place),
+                    Err(error) => {
+                        failure.get_or_insert(error);
+                        BoundSource::Nothing
+                    }
+                },
+                MappedSource::Pointer(path) => BoundSource::Pointer(path.clone()),
+                MappedSource::Const(value) => BoundSource::Const(value.clone()),
+                MappedSource::Nothing => BoundSource::Nothing,
+            };
+            Bound {
+                source,
+                default: mapped.default.clone(),
+            }
+        });
+        failure.map_or(Ok(Self { fields }), Err)
+    }
+
+    /// Where a field that is a column stands.
+    #[expect(clippy::indexing_slicing, reason = "one entry per field")]
+    pub(super) fn place(&self, field: Field) -> Option<usize> {
+        match self.fields[field as usize].source {
+            BoundSource::Place(place) => Some(place),
+            BoundSource::Pointer(_) | BoundSource::Const(_) | BoundSource::Nothing => None,
+        }
+    }
+}
+
+/// One row and how to read it.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'b, 'v> {
+    pub(super) binding: &'b Binding,
+    pub(super) values: &'v [Option<&'v [u8]>],
+}
+
+impl<'b, 'v> Row<'b, 'v>
+where
+    'b: 'v,
+{
+    /// The bytes of a field that is a column, as PostgreSQL prints them; nothing for null.
+    pub(super) fn bytes(&self, field: Field) -> Option<&'v [u8]> {
+        self.binding
+            .place(field)
+            .and_then(|place| self.values.get(place).copied().flatten())
+    }
+
+    /// A field's value; nothing for null, unless a default was configured.
+    pub(super) fn text(&self, field: Field) -> Result<Option<Cow<'v, str>>, MapError> {
+        let bound: &'b Bound = self.bound(field);
+        let value = match &bound.source {
+            BoundSource::Place(place) => self.text_at(*place)?.map(Cow::Borrowed),
+            BoundSource::Pointer(path) => self
+                .bytes(Field::Payload)
+                .and_then(|json| pointed(json, path))
+                .map(Cow::Owned),
+            BoundSource::Const(value) => Some(Cow::Borrowed(value.as_str())),
+            BoundSource::Nothing => None,
+        };
+        Ok(value.or_else(|| bound.default.as_deref().map(Cow::Borrowed)))
+    }
+
+    /// A column's value by its place.
+    pub(super) fn text_at(&self, place: usize) -> Result<Option<&'v str>, MapError> {
+        let bytes = self.values.get(place).copied().flatten();
+        bytes
+            .map(std::str::from_utf8)
+            .transpose()
+            .map_err(|_| MapError::NotUtf8)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "one entry per field")]
+    fn bound(&self, field: Field) -> &'b Bound {
+        &self.binding.fields[field as usize]
+    }
+}

@@ -1,0 +1,55 @@
+//! Rows become envelopes. Pure: a row's values in, a topic, key, headers and value out.
+//!
+//! What a table's columns mean is configuration ([`columns`], [`status`]), checked against the
+//! catalog once and against the stream's own layout for every `Relation`. The hot path is
+//! [`Mapper::map`]: it borrows from the row, writes into memory that it reuses, and never changes
+//! a payload's bytes.
+
+pub mod columns;
+pub mod status;
+
+mod binding;
+mod envelope;
+mod headers;
+mod json;
+mod partition;
+mod problem;
+mod route;
+mod timestamp;
+
+pub use envelope::{Envelope, EventConfig, EventMap, Format, Mapper, PayloadEncoding};
+pub use headers::{HeaderList, Headers};
+pub use partition::Placement;
+pub use route::is_topic_name;
+
+/// A row that can never become an event. The texts name what is wrong, never the row's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// The id is null.
+    #[error("the event's id is null")]
+    NoId,
+    /// Neither template has all its values.
+    #[error("no topic: neither route.topic nor route.default has a value for all its names")]
+    NoTopic,
+    /// A name that Kafka does not take.
+    #[error("the topic is not a name that Kafka takes: 1 to 249 of A-Z a-z 0-9 . _ -")]
+    BadTopic,
+    /// Text that is not UTF-8.
+    #[error("a value is not UTF-8")]
+    NotUtf8,
+    /// A text payload that is not JSON.
+    #[error("the payload is not JSON; for other text set outbox.payload_encoding to \"text\"")]
+    NotJson,
+    /// Headers that are not a JSON object.
+    #[error("the headers are not a JSON object of texts")]
+    BadHeaders,
+    /// A bytea in another form than hexadecimal.
+    #[error("the payload is not in PostgreSQL's hexadecimal form")]
+    BadBytes,
+    /// A partition that is not a number.
+    #[error("the partition is not a number")]
+    BadPartition,
+}
+
+#[cfg(test)]
+mod tests;

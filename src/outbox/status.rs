@@ -1,0 +1,258 @@
+//! The status map: how a table says that a row is to be published, and that it was.
+
+use super::columns::{BindError, Kind, Layout, LayoutColumn, MapProblem, place_of};
+use crate::pgoutput::Relation;
+
+/// Where statuses are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Into the row's own columns.
+    Update,
+    /// Into `outboxd.ledger`, for a fraction of the cost.
+    Ledger,
+    /// The row is removed.
+    Delete,
+    /// Nowhere.
+    None,
+}
+
+impl Mode {
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Update => "update",
+            Mode::Ledger => "ledger",
+            Mode::Delete => "delete",
+            Mode::None => "none",
+        }
+    }
+}
+
+/// A status column as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StatusColumn {
+    /// Its name; nothing if it is not mapped.
+    pub name: Option<String>,
+    /// Whether somebody chose it. A column that is only our default may be missing.
+    pub chosen: bool,
+}
+
+/// The status map as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusConfig {
+    /// Where statuses are written.
+    pub mode: Mode,
+    /// Text or enum: the status.
+    pub status: StatusColumn,
+    /// Timestamp: when it was sent.
+    pub sent_at: StatusColumn,
+    /// Boolean: whether it was sent.
+    pub sent_flag: StatusColumn,
+    /// The status of a row that is to be published.
+    pub label_pending: String,
+    /// The status of a row that Kafka acknowledged.
+    pub label_sent: String,
+}
+
+/// The status map, checked against the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusMap {
+    /// Where statuses are written.
+    pub mode: Mode,
+    /// The column of the status and its label for SENT.
+    pub status: Option<(LayoutColumn, String)>,
+    /// The column of the time of sending.
+    pub sent_at: Option<LayoutColumn>,
+    /// The column of the flag.
+    pub sent_flag: Option<LayoutColumn>,
+    /// How a row says that it is to be published.
+    pub pending: Pending<LayoutColumn>,
+}
+
+/// How a row says that it is to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pending<C> {
+    /// The table has no way to say otherwise.
+    Always,
+    /// This column has this value.
+    Label(C, String),
+    /// This boolean is not true.
+    NotFlagged(C),
+    /// This column is null.
+    IsNull(C),
+}
+
+impl StatusConfig {
+    /// Checks the map against a table.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn compile(&self, layout: &Layout) -> Result<StatusMap, Vec<MapProblem>> {
+        let mut problems = Vec::new();
+        let mut column = |key, config: &StatusColumn, expected, accepted: &[Kind]| {
+            let name = config.name.as_deref()?;
+            let problem = match layout.column(name) {
+                Some(column) if accepted.contains(&column.kind) => return Some(column.clone()),
+                Some(column) => MapProblem::WrongStatusType {
+                    key,
+                    column: name.to_owned(),
+                    found: column.type_name.clone(),
+                    expected,
+                },
+                None if !config.chosen => return None,
+                None => MapProblem::NoStatusColumn {
+                    key,
+                    column: name.to_owned(),
+                },
+            };
+            problems.push(problem);
+            None
+        };
+        let status = column(
+            "status",
+            &self.status,
+            "text or an enum",
+            &[Kind::Text, Kind::Enum],
+        );
+        let sent_at = column(
+            "sent_at",
+            &self.sent_at,
+            "timestamptz or timestamp",
+            &[Kind::TimestampTz, Kind::Timestamp],
+        );
+        let sent_flag = column("sent_flag", &self.sent_flag, "boolean", &[Kind::Boolean]);
+        let nothing = status.is_none() && sent_at.is_none() && sent_flag.is_none();
+        if self.mode == Mode::Update && nothing && problems.is_empty() {
+            problems.push(MapProblem::NothingToUpdate);
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let pending = match (&status, &sent_flag, &sent_at) {
+            (Some(column), _, _) => Pending::Label(column.clone(), self.label_pending.clone()),
+            (None, Some(column), _) => Pending::NotFlagged(column.clone()),
+            (None, None, Some(column)) => Pending::IsNull(column.clone()),
+            (None, None, None) => Pending::Always,
+        };
+        let status = status.map(|column| (column, self.label_sent.clone()));
+        Ok(StatusMap {
+            mode: self.mode,
+            status,
+            sent_at,
+            sent_flag,
+            pending,
+        })
+    }
+}
+
+impl Pending<LayoutColumn> {
+    pub(super) fn bind(&self, relation: &Relation) -> Result<Pending<usize>, BindError> {
+        Ok(match self {
+            Pending::Always => Pending::Always,
+            Pending::Label(column, label) => {
+                Pending::Label(place_of(column, relation)?, label.clone())
+            }
+            Pending::NotFlagged(column) => Pending::NotFlagged(place_of(column, relation)?),
+            Pending::IsNull(column) => Pending::IsNull(place_of(column, relation)?),
+        })
+    }
+}
+
+impl Pending<usize> {
+    /// Whether a row with these values is to be published.
+    pub(super) fn holds(&self, values: &[Option<&[u8]>]) -> bool {
+        let value = |place: &usize| values.get(*place).copied().flatten();
+        match self {
+            Pending::Always => true,
+            Pending::Label(place, label) => value(place) == Some(label.as_bytes()),
+            Pending::NotFlagged(place) => value(place) != Some(b"t"),
+            Pending::IsNull(place) => value(place).is_none(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::columns::tests::layout;
+    use super::*;
+
+    fn column(name: &str, chosen: bool) -> StatusColumn {
+        StatusColumn {
+            name: Some(name.to_owned()),
+            chosen,
+        }
+    }
+
+    fn config(mode: Mode) -> StatusConfig {
+        StatusConfig {
+            mode,
+            status: column("status", false),
+            sent_at: column("sent_at", false),
+            sent_flag: StatusColumn::default(),
+            label_pending: "PENDING".to_owned(),
+            label_sent: "SENT".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_most_telling_column_says_what_is_pending() {
+        let full = layout(&[
+            ("status", "outboxstatus", Kind::Enum),
+            ("published", "boolean", Kind::Boolean),
+            ("sent_at", "timestamptz", Kind::TimestampTz),
+        ]);
+        let map = config(Mode::Update).compile(&full).unwrap();
+        assert!(matches!(map.pending, Pending::Label(_, label) if label == "PENDING"));
+
+        let flag = StatusConfig {
+            sent_flag: column("published", true),
+            ..config(Mode::Update)
+        };
+        let map = flag
+            .compile(&layout(&[("published", "boolean", Kind::Boolean)]))
+            .unwrap();
+        assert!(matches!(map.pending, Pending::NotFlagged(_)));
+
+        let map = config(Mode::Update)
+            .compile(&layout(&[("sent_at", "timestamp", Kind::Timestamp)]))
+            .unwrap();
+        assert!(matches!(map.pending, Pending::IsNull(_)));
+        let map = config(Mode::None).compile(&layout(&[])).unwrap();
+        assert_eq!(map.pending, Pending::Always);
+    }
+
+    #[test]
+    fn a_wrong_status_map_is_told_at_start() {
+        let wrong = StatusConfig {
+            status: column("state", true),
+            sent_at: column("sent", true),
+            ..config(Mode::Update)
+        };
+        let problems = wrong
+            .compile(&layout(&[("sent", "boolean", Kind::Boolean)]))
+            .unwrap_err();
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            problems,
+            [
+                "outbox.status.status: the table has no column \"state\"",
+                "outbox.status.sent_at: column \"sent\" is of type boolean; expected timestamptz or timestamp",
+            ]
+        );
+        let nothing = config(Mode::Update).compile(&layout(&[])).unwrap_err();
+        assert_eq!(nothing, [MapProblem::NothingToUpdate]);
+    }
+
+    #[test]
+    fn rows_say_whether_they_are_to_be_published() {
+        let pending = Pending::Label(1, "NEW".to_owned());
+        assert!(pending.holds(&[None, Some(b"NEW")]));
+        assert!(!pending.holds(&[None, Some(b"SENT")]));
+        assert!(!pending.holds(&[None, None]));
+        assert!(Pending::NotFlagged(0).holds(&[Some(b"f")]));
+        assert!(Pending::NotFlagged(0).holds(&[None]));
+        assert!(!Pending::NotFlagged(0).holds(&[Some(b"t")]));
+        assert!(Pending::IsNull(0).holds(&[None]));
+        assert!(!Pending::IsNull(0).holds(&[Some(b"2026-11-21 06:00:00")]));
+    }
+}

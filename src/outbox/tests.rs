@@ -1,0 +1,464 @@
+//! Rows to envelopes, through the whole of the module.
+
+use super::columns::tests::layout;
+use super::columns::{ColumnMap, Field, FieldConfig, Kind, Layout, Source};
+use super::status::{Mode, StatusColumn, StatusConfig};
+use super::*;
+use crate::lsn::{Lsn, Position};
+use crate::pgoutput::{Column, Relation};
+use proptest::prelude::*;
+
+const NOW: i64 = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
+const POSITION: Position = Position {
+    commit: Lsn::from_wire(0x1_0000_00AB),
+    index: 3,
+};
+
+/// Our own table's columns with a row's values.
+fn ours() -> Vec<(&'static str, &'static str, Kind, Option<&'static str>)> {
+    vec![
+        (
+            "id",
+            "uuid",
+            Kind::Scalar,
+            Some("4d47e190-0402-4048-bc2c-89dd54343cdc"),
+        ),
+        ("seq", "bigint", Kind::Integer, Some("17")),
+        ("aggregate_type", "text", Kind::Text, Some("order")),
+        ("aggregate_id", "text", Kind::Text, Some("o-1")),
+        ("event_type", "text", Kind::Text, Some("OrderCreated")),
+        ("payload", "jsonb", Kind::Json, Some(r#"{"total": 1.10}"#)),
+        ("headers", "jsonb", Kind::Json, Some("{}")),
+        ("topic", "text", Kind::Text, None),
+        ("partition_key", "text", Kind::Text, None),
+        ("tenant_id", "text", Kind::Text, None),
+        ("schema_version", "integer", Kind::Integer, Some("1")),
+        ("dedup_key", "text", Kind::Text, None),
+        (
+            "occurred_at",
+            "timestamptz",
+            Kind::TimestampTz,
+            Some("2026-11-21 06:00:00.5+00"),
+        ),
+        ("scheduled_at", "timestamptz", Kind::TimestampTz, None),
+        ("status", "text", Kind::Text, Some("PENDING")),
+        ("sent_at", "timestamptz", Kind::TimestampTz, None),
+    ]
+}
+
+struct Table {
+    config: EventConfig,
+    columns: Vec<(&'static str, &'static str, Kind, Option<&'static str>)>,
+}
+
+impl Table {
+    fn ours() -> Self {
+        let columns = ColumnMap::new(|field| FieldConfig {
+            source: match field {
+                Field::Key => Some(Source::Column("partition_key".to_owned())),
+                Field::PartitionBy | Field::Partition => None,
+                other => Some(Source::Column(other.name().to_owned())),
+            },
+            default: None,
+            chosen: false,
+        });
+        let config = EventConfig {
+            columns,
+            payload_encoding: PayloadEncoding::Auto,
+            topic: "{topic}".to_owned(),
+            default_topic: "outbox.{aggregate_type}".to_owned(),
+            format: Format::Envelope,
+            headers: vec!["event_id".to_owned()],
+        };
+        Self {
+            config,
+            columns: ours(),
+        }
+    }
+
+    fn with(mut self, name: &str, value: Option<&'static str>) -> Self {
+        self.columns
+            .iter_mut()
+            .find(|column| column.0 == name)
+            .unwrap()
+            .3 = value;
+        self
+    }
+
+    fn retyped(mut self, name: &str, type_name: &'static str, kind: Kind) -> Self {
+        let column = self
+            .columns
+            .iter_mut()
+            .find(|column| column.0 == name)
+            .unwrap();
+        (column.1, column.2) = (type_name, kind);
+        self
+    }
+
+    fn format(mut self, format: Format) -> Self {
+        self.config.format = format;
+        self
+    }
+
+    fn field(mut self, changed: Field, config: FieldConfig) -> Self {
+        let before = self.config.columns.clone();
+        self.config.columns = ColumnMap::new(|field| match field == changed {
+            true => config.clone(),
+            false => before.get(field).clone(),
+        });
+        self
+    }
+
+    fn layout(&self) -> Layout {
+        let columns: Vec<_> = self.columns.iter().map(|c| (c.0, c.1, c.2)).collect();
+        layout(&columns)
+    }
+
+    fn mapper(&self) -> Mapper {
+        let layout = self.layout();
+        let columns = layout.columns.iter().map(|column| Column {
+            name: column.name.clone(),
+            type_oid: column.type_oid,
+        });
+        let relation = Relation {
+            oid: 1,
+            namespace: "public".to_owned(),
+            name: "outbox".to_owned(),
+            columns: columns.collect(),
+        };
+        let status = status().compile(&layout).unwrap();
+        EventMap::compile(&self.config, &status, &layout)
+            .unwrap()
+            .bind(&relation)
+            .unwrap()
+    }
+
+    fn map(&self) -> Result<Published, MapError> {
+        let values: Vec<_> = self
+            .columns
+            .iter()
+            .map(|c| c.3.map(str::as_bytes))
+            .collect();
+        self.mapper()
+            .map(&values, POSITION, NOW)
+            .map(|envelope| Published::from(&envelope))
+    }
+
+    fn published(&self) -> Published {
+        self.map().unwrap()
+    }
+}
+
+fn status() -> StatusConfig {
+    let column = |name: &str| StatusColumn {
+        name: Some(name.to_owned()),
+        chosen: false,
+    };
+    StatusConfig {
+        mode: Mode::Update,
+        status: column("status"),
+        sent_at: column("sent_at"),
+        sent_flag: StatusColumn::default(),
+        label_pending: "PENDING".to_owned(),
+        label_sent: "SENT".to_owned(),
+    }
+}
+
+/// An [`Envelope`] that owns what it says.
+#[derive(Debug, PartialEq)]
+struct Published {
+    topic: String,
+    key: Option<String>,
+    headers: Vec<(String, Option<String>)>,
+    value: Option<Vec<u8>>,
+    is_early: bool,
+}
+
+impl From<&Envelope<'_>> for Published {
+    fn from(envelope: &Envelope<'_>) -> Self {
+        let owned = |(name, value): (&str, Option<&str>)| (name.into(), value.map(Into::into));
+        Self {
+            topic: envelope.topic.to_owned(),
+            key: envelope.key.as_deref().map(str::to_owned),
+            headers: envelope.headers.iter().map(owned).collect(),
+            value: envelope.value.map(<[u8]>::to_vec),
+            is_early: envelope.is_early,
+        }
+    }
+}
+
+fn text(published: &Published) -> &str {
+    std::str::from_utf8(published.value.as_deref().unwrap()).unwrap()
+}
+
+fn header<'a>(published: &'a Published, name: &str) -> Option<&'a str> {
+    let found = published.headers.iter().find(|(other, _)| other == name)?;
+    found.1.as_deref()
+}
+
+#[test]
+fn an_envelope_has_every_member_in_this_order() {
+    let published = Table::ours().published();
+    assert_eq!(
+        text(&published),
+        concat!(
+            r#"{"event_id":"4d47e190-0402-4048-bc2c-89dd54343cdc","event_type":"OrderCreated","#,
+            r#""topic":"outbox.order","schema_version":1,"occurred_at":"2026-11-21T06:00:00.5Z","#,
+            r#""tenant_id":null,"aggregate_id":"o-1","aggregate_type":"order","#,
+            r#""payload":{"total": 1.10}}"#
+        )
+    );
+    assert_eq!(published.key.as_deref(), Some("o-1"));
+    let id = "4d47e190-0402-4048-bc2c-89dd54343cdc".to_owned();
+    assert_eq!(published.headers, [("event_id".to_owned(), Some(id))]);
+}
+
+#[test]
+fn a_rows_topic_and_key_win() {
+    let table = Table::ours()
+        .with("topic", Some("orders.v1"))
+        .with("partition_key", Some("k"));
+    let published = table.published();
+    assert_eq!(
+        (published.topic.as_str(), published.key.as_deref()),
+        ("orders.v1", Some("k"))
+    );
+    let empty = Table::ours().with("topic", Some("")).published();
+    assert_eq!(empty.topic, "outbox.order", "an empty topic is none");
+}
+
+#[test]
+fn an_event_without_a_topic_is_an_error_not_a_guess() {
+    assert_eq!(
+        Table::ours().with("aggregate_type", None).map(),
+        Err(MapError::NoTopic)
+    );
+}
+
+#[test]
+fn a_template_can_name_any_column() {
+    let mut table = Table::ours();
+    table.config.topic = "t{tenant_id}.{aggregate_type}.{seq}".to_owned();
+    assert_eq!(table.published().topic, "outbox.order", "no tenant");
+    let mut table = Table::ours().with("tenant_id", Some("7"));
+    table.config.topic = "t{tenant_id}.{aggregate_type}.{seq}".to_owned();
+    assert_eq!(table.published().topic, "t7.order.17");
+}
+
+#[test]
+fn the_payload_alone_is_the_columns_bytes() {
+    let json = r#"{ "b":1,"a":"A", "a":1e400 }"#;
+    let table = Table::ours()
+        .format(Format::Payload)
+        .with("payload", Some(json));
+    assert_eq!(text(&table.published()), json);
+    let table = Table::ours().format(Format::Payload).with("payload", None);
+    assert_eq!(
+        table.published().value,
+        None,
+        "a null payload is a tombstone"
+    );
+}
+
+#[test]
+fn bytes_arrive_as_bytes_or_as_base64() {
+    let bytes = || {
+        let table = Table::ours().retyped("payload", "bytea", Kind::Bytes);
+        table.with("payload", Some("\\x00ff10"))
+    };
+    assert_eq!(
+        bytes().format(Format::Payload).published().value,
+        Some(vec![0, 0xFF, 0x10])
+    );
+    let published = bytes().published();
+    assert!(
+        text(&published).ends_with(r#","payload_base64":"AP8Q"}"#),
+        "{}",
+        text(&published)
+    );
+    let odd = bytes()
+        .with("payload", Some("\\x0"))
+        .format(Format::Payload)
+        .map();
+    assert_eq!(odd, Err(MapError::BadBytes));
+}
+
+#[test]
+fn a_text_payload_is_json_unless_it_is_said_to_be_text() {
+    let words = || {
+        let table = Table::ours().retyped("payload", "text", Kind::Text);
+        table.with("payload", Some("say \"hi\""))
+    };
+    assert_eq!(words().map(), Err(MapError::NotJson));
+    let mut table = words();
+    table.config.payload_encoding = PayloadEncoding::Text;
+    assert!(text(&table.published()).ends_with(r#","payload":"say \"hi\""}"#));
+    assert_eq!(
+        text(&words().format(Format::Payload).published()),
+        "say \"hi\""
+    );
+    let json = words().with("payload", Some(" [1] ")).published();
+    assert!(
+        text(&json).ends_with(r#","payload": [1] }"#),
+        "embedded as it is"
+    );
+}
+
+#[test]
+fn a_rows_headers_follow_the_chosen_ones() {
+    let headers = r#"{"traceparent": "00-ab", "n": 1, "none": null, "o": {"x": [1]}}"#;
+    let mut table = Table::ours()
+        .with("headers", Some(headers))
+        .with("tenant_id", Some("t"));
+    let chosen = [
+        "event_id",
+        "position",
+        "content_type",
+        "tenant_id",
+        "dedup_key",
+        "seq",
+    ];
+    table.config.headers = chosen.map(str::to_owned).to_vec();
+    let published = table.published();
+    let names: Vec<_> = published
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "event_id",
+            "position",
+            "content-type",
+            "tenant_id",
+            "seq",
+            "traceparent",
+            "n",
+            "none",
+            "o"
+        ]
+    );
+    assert_eq!(header(&published, "position"), Some("1/AB/3"));
+    assert_eq!(header(&published, "content-type"), Some("application/json"));
+    assert_eq!(header(&published, "seq"), Some("17"));
+    assert_eq!(header(&published, "n"), Some("1"));
+    assert_eq!(header(&published, "none"), None);
+    assert_eq!(header(&published, "o"), Some(r#"{"x": [1]}"#));
+    assert_eq!(
+        Table::ours().with("headers", Some("[]")).map(),
+        Err(MapError::BadHeaders)
+    );
+}
+
+#[test]
+fn a_field_can_be_a_member_of_the_payload_or_a_constant() {
+    let zero = "00000000-0000-0000-0000-000000000000";
+    let from_payload = FieldConfig {
+        source: Some(Source::Payload("/tenant".to_owned())),
+        default: Some(zero.to_owned()),
+        chosen: true,
+    };
+    let table = || Table::ours().field(Field::TenantId, from_payload.clone());
+    assert!(text(&table().published()).contains(&format!(r#""tenant_id":"{zero}""#)));
+    let named = table()
+        .with("payload", Some(r#"{"tenant": "t-9"}"#))
+        .published();
+    assert!(text(&named).contains(r#""tenant_id":"t-9""#));
+
+    let constant = FieldConfig {
+        source: Some(Source::Const("2".to_owned())),
+        ..FieldConfig::default()
+    };
+    let table = Table::ours().field(Field::SchemaVersion, constant);
+    assert!(text(&table.published()).contains(r#""schema_version":2,"#));
+}
+
+#[test]
+fn a_row_that_is_not_due_says_so() {
+    let due = |moment| {
+        Table::ours()
+            .with("scheduled_at", Some(moment))
+            .published()
+            .is_early
+    };
+    assert!(due("2026-11-21 06:00:01+00"));
+    assert!(!due("2026-11-21 06:00:00+00"));
+}
+
+#[test]
+fn a_relation_without_a_mapped_column_is_refused() {
+    let table = Table::ours();
+    let layout = table.layout();
+    let status = status().compile(&layout).unwrap();
+    let map = EventMap::compile(&table.config, &status, &layout).unwrap();
+    let relation = |change: &dyn Fn(&mut Vec<Column>)| {
+        let columns = layout.columns.iter().rev().map(|column| Column {
+            name: column.name.clone(),
+            type_oid: column.type_oid,
+        });
+        let mut columns: Vec<_> = columns.collect();
+        change(&mut columns);
+        Relation {
+            oid: 1,
+            namespace: "s".to_owned(),
+            name: "t".to_owned(),
+            columns,
+        }
+    };
+    let added = Column {
+        name: "new".to_owned(),
+        type_oid: 25,
+    };
+    assert!(
+        map.bind(&relation(&|columns| columns.insert(0, added.clone())))
+            .is_ok()
+    );
+    let dropped = map.bind(&relation(&|columns| {
+        columns.retain(|column| column.name != "topic")
+    }));
+    assert!(
+        dropped
+            .unwrap_err()
+            .to_string()
+            .contains("\"topic\" is missing")
+    );
+    let retyped = map.bind(&relation(&|columns| {
+        columns.last_mut().unwrap().type_oid = 1
+    }));
+    assert!(retyped.unwrap_err().to_string().contains("another type"));
+}
+
+proptest! {
+    #[test]
+    fn a_payload_goes_through_unchanged(payload: String, aggregate: String, headers: String) {
+        let table = Table::ours();
+        let mut mapper = table.mapper();
+        let values: Vec<_> = table.columns.iter().map(|column| match column.0 {
+            "payload" => Some(payload.as_bytes()),
+            "aggregate_id" => Some(aggregate.as_bytes()),
+            _ => column.3.map(str::as_bytes),
+        }).collect();
+        let envelope = mapper.map(&values, POSITION, NOW).unwrap();
+        let value = envelope.value.unwrap();
+        let expected = format!(",\"payload\":{payload}}}");
+        prop_assert!(value.ends_with(expected.as_bytes()));
+        prop_assert_eq!(envelope.key.as_deref(), Some(aggregate.as_str()));
+
+        let odd: Vec<_> = table.columns.iter().map(|column| match column.0 {
+            "headers" => Some(headers.as_bytes()),
+            _ => column.3.map(str::as_bytes),
+        }).collect();
+        let _ = mapper.map(&odd, POSITION, NOW);
+    }
+
+    #[test]
+    fn no_row_panics(values in proptest::collection::vec(
+        proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)), 0..20)
+    ) {
+        let values: Vec<_> = values.iter().map(|value| value.as_deref()).collect();
+        let mut mapper = Table::ours().mapper();
+        let _ = mapper.is_pending(&values);
+        let _ = mapper.map(&values, POSITION, NOW);
+    }
+}

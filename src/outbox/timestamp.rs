@@ -1,0 +1,183 @@
+//! PostgreSQL's timestamps as text, which every session of ours pins to ISO form and UTC.
+
+/// Appends `text` in the form of RFC 3339: `2026-11-21 06:00:00.5+00` → `2026-11-21T06:00:00.5Z`.
+///
+/// A timestamp without time zone is taken to be UTC. What RFC 3339 cannot say (`infinity`, years
+/// before Christ) is appended as PostgreSQL prints it.
+pub(super) fn write_rfc3339(text: &str, out: &mut Vec<u8>) {
+    let Some((date, time)) = text.split_once(' ').filter(|(_, time)| !time.contains(' ')) else {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    };
+    out.extend_from_slice(date.as_bytes());
+    out.push(b'T');
+    match time.find(['+', '-']) {
+        None => {
+            out.extend_from_slice(time.as_bytes());
+            out.push(b'Z');
+        }
+        Some(at) => {
+            let (clock, offset) = time.split_at(at);
+            out.extend_from_slice(clock.as_bytes());
+            match offset {
+                "+00" => out.push(b'Z'),
+                _ => {
+                    out.extend_from_slice(offset.as_bytes());
+                    if !offset.contains(':') {
+                        out.extend_from_slice(b":00");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The moment that `text` names, in microseconds since 1970; none if it is not a plain one.
+pub(super) fn micros(text: &str) -> Option<i64> {
+    let clock = text.strip_suffix("+00").unwrap_or(text);
+    let (seconds, fraction) = clock.split_once('.').unwrap_or((clock, ""));
+    let [year, month, day, hour, minute, second] = fields(seconds)?;
+    let mut micros = 0;
+    if !fraction.is_empty() {
+        let digits: i64 = fraction
+            .parse()
+            .ok()
+            .filter(|_| !fraction.starts_with(['-', '+']))?;
+        micros = digits * 10i64.pow(6u32.checked_sub(u32::try_from(fraction.len()).ok()?)?);
+    }
+    let days = days_since_1970(year, month, day);
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + micros)
+}
+
+/// `2026-11-21 06:00:00` in numbers.
+fn fields(text: &str) -> Option<[i64; 6]> {
+    let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
+    let two = |tens: u8, ones: u8| Some(digit(tens)? * 10 + digit(ones)?);
+    match text.as_bytes() {
+        &[
+            a,
+            b,
+            c,
+            d,
+            b'-',
+            e,
+            f,
+            b'-',
+            g,
+            h,
+            b' ',
+            i,
+            j,
+            b':',
+            k,
+            l,
+            b':',
+            m,
+            n,
+        ] => {
+            let year = two(a, b)? * 100 + two(c, d)?;
+            Some([
+                year,
+                two(e, f)?,
+                two(g, h)?,
+                two(i, j)?,
+                two(k, l)?,
+                two(m, n)?,
+            ])
+        }
+        _ => None,
+    }
+}
+
+/// Days from 1970-01-01 in the proleptic Gregorian calendar: years begin in March, so that the
+/// leap day comes last.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    days + day_of_year - 719_468
+}
+
+/// Whether the moment that `text` names lies after `now` (microseconds since 1970).
+///
+/// What cannot be read counts as later: nothing goes out early.
+pub(super) fn is_after(text: &str, now: i64) -> bool {
+    if text == "-infinity" || text.ends_with(" BC") {
+        return false;
+    }
+    micros(text).is_none_or(|moment| moment > now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rfc3339(text: &str) -> String {
+        let mut out = Vec::new();
+        write_rfc3339(text, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn both_kinds_of_timestamps_become_rfc_3339() {
+        for (postgres, expected) in [
+            (
+                "2026-11-21 06:00:00.123456+00",
+                "2026-11-21T06:00:00.123456Z",
+            ),
+            ("2026-11-21 06:00:00+00", "2026-11-21T06:00:00Z"),
+            ("2026-11-21 06:00:00.5", "2026-11-21T06:00:00.5Z"),
+            ("2026-11-21 06:00:00+05:30", "2026-11-21T06:00:00+05:30"),
+            ("2026-11-21 06:00:00-08", "2026-11-21T06:00:00-08:00"),
+            ("infinity", "infinity"),
+            ("0044-03-15 12:00:00+00 BC", "0044-03-15 12:00:00+00 BC"),
+        ] {
+            assert_eq!(rfc3339(postgres), expected);
+        }
+    }
+
+    #[test]
+    fn moments_are_counted_from_1970() {
+        for (text, expected) in [
+            ("1970-01-01 00:00:00+00", 0),
+            ("1969-12-31 23:59:59.999999", -1),
+            (
+                "2000-01-01 00:00:00+00",
+                crate::pgoutput::POSTGRES_EPOCH_MICROS,
+            ),
+            ("2000-02-29 00:00:00.5+00", 951_782_400_500_000),
+            ("2024-12-31 23:59:59+00", 1_735_689_599_000_000),
+            ("0001-01-01 00:00:00+00", -62_135_596_800_000_000),
+        ] {
+            assert_eq!(micros(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "infinity",
+            "2026-11-21",
+            "2026-11-21 06:00:00+05:30",
+            "12026-01-01 00:00:00",
+        ] {
+            assert_eq!(micros(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_as_later() {
+        let now = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
+        for (text, after) in [
+            ("2026-11-21 06:00:00+00", false),
+            ("2026-11-21 06:00:00.000001+00", true),
+            ("2026-11-21 06:00:00.000001", true),
+            ("2026-11-21 05:59:59+00", false),
+            ("infinity", true),
+            ("-infinity", false),
+            ("0044-03-15 12:00:00+00 BC", false),
+            ("294276-12-31 23:59:59+00", true),
+            ("2026-11-21 06:00:00.+5+00", true),
+            ("soon", true),
+        ] {
+            assert_eq!(is_after(text, now), after, "{text}");
+        }
+    }
+}
