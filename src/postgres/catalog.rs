@@ -1,0 +1,184 @@
+//! What the catalog says about the server and the outbox table.
+
+use tokio_postgres::Client;
+
+use super::{Error, TableName, quote_ident};
+use crate::outbox::columns::{Kind, Layout, LayoutColumn};
+
+/// What kind of server this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// As in `server_version_num`: 150018 is 15.18.
+    pub version: i32,
+    /// As people say it.
+    pub version_name: String,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// `wal_level`.
+    pub wal_level: String,
+    /// `deadlock_timeout` in milliseconds.
+    pub deadlock_timeout: i64,
+    /// Whether our role may stream.
+    pub may_replicate: bool,
+    /// Whether `outboxd.relay` is there.
+    pub has_schema: bool,
+}
+
+impl ServerFacts {
+    /// Asks the server.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn load(client: &Client) -> Result<Self, Error> {
+        // Managed services give the right to stream by membership in a role of their own.
+        let row = client
+            .query_one(
+                "SELECT current_setting('server_version_num')::int4, \
+                        current_setting('server_version'), \
+                        pg_is_in_recovery(), \
+                        current_setting('wal_level'), \
+                        (SELECT setting::int8 FROM pg_settings WHERE name = 'deadlock_timeout'), \
+                        (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user) \
+                        OR EXISTS (SELECT FROM pg_roles \
+                                   WHERE rolname IN ('rds_replication', 'cloudsqlreplica') \
+                                     AND pg_has_role(current_user, oid, 'MEMBER')), \
+                        to_regclass('outboxd.relay') IS NOT NULL",
+                &[],
+            )
+            .await?;
+        Ok(Self {
+            version: row.get(0),
+            version_name: row.get(1),
+            in_recovery: row.get(2),
+            wal_level: row.get(3),
+            deadlock_timeout: row.get(4),
+            may_replicate: row.get(5),
+            has_schema: row.get(6),
+        })
+    }
+}
+
+/// The outbox table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxTable {
+    /// What it is, whatever its name.
+    pub oid: u32,
+    /// Its name now.
+    pub name: TableName,
+    /// Whether it is partitioned.
+    pub is_partitioned: bool,
+    /// Whether it is an ordinary or partitioned table.
+    pub is_table: bool,
+    /// Whether its changes are in the WAL.
+    pub is_logged: bool,
+    /// Its columns.
+    pub layout: Layout,
+    /// Each column's type as SQL takes it, without modifiers, a domain as its base type.
+    type_sql: Vec<String>,
+}
+
+impl OutboxTable {
+    /// Looks the table up by name.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn by_name(client: &Client, name: &TableName) -> Result<Option<Self>, Error> {
+        let row = client
+            .query_opt(
+                "SELECT c.oid, c.relkind = 'p', c.relkind IN ('r', 'p'), c.relpersistence = 'p' \
+                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = $1 AND c.relname = $2",
+                &[&name.schema, &name.name],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let oid: u32 = row.get(0);
+        let columns = client.query(COLUMNS, &[&oid]).await?;
+        let (mut layout, mut type_sql) = (
+            Layout {
+                columns: Vec::new(),
+            },
+            Vec::new(),
+        );
+        for column in columns {
+            let (schema, base): (String, String) = (column.get(3), column.get(4));
+            layout.columns.push(LayoutColumn {
+                name: column.get(0),
+                type_oid: column.get(1),
+                type_name: column.get(2),
+                kind: kind(&schema, &base, column.get(5), column.get(6)),
+            });
+            type_sql.push(format!("{}.{}", quote_ident(&schema), quote_ident(&base)));
+        }
+        Ok(Some(Self {
+            oid,
+            name: name.clone(),
+            is_partitioned: row.get(1),
+            is_table: row.get(2),
+            is_logged: row.get(3),
+            layout,
+            type_sql,
+        }))
+    }
+
+    /// The name that the table has now.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn current_name(client: &Client, oid: u32) -> Result<Option<TableName>, Error> {
+        let row = client
+            .query_opt(
+                "SELECT n.nspname, c.relname FROM pg_class c \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+                &[&oid],
+            )
+            .await?;
+        Ok(row.map(|row| TableName {
+            schema: row.get(0),
+            name: row.get(1),
+        }))
+    }
+
+    /// A column's type as SQL takes it in a cast.
+    pub fn type_sql(&self, column: &str) -> Option<&str> {
+        let place = self
+            .layout
+            .columns
+            .iter()
+            .position(|found| found.name == column)?;
+        self.type_sql.get(place).map(String::as_str)
+    }
+}
+
+/// Columns with their types, domains followed to what they are made of.
+const COLUMNS: &str = "\
+    SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), \
+           n.nspname, b.typname, b.typtype::text, b.typcategory::text \
+    FROM pg_attribute a \
+    CROSS JOIN LATERAL ( \
+        WITH RECURSIVE base AS ( \
+            SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid \
+            UNION ALL \
+            SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t JOIN base ON t.oid = base.typbasetype) \
+        SELECT oid FROM base WHERE typtype <> 'd') base \
+    JOIN pg_type b ON b.oid = base.oid \
+    JOIN pg_namespace n ON n.oid = b.typnamespace \
+    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped \
+    ORDER BY a.attnum";
+
+fn kind(schema: &str, name: &str, typtype: &str, category: &str) -> Kind {
+    match (schema, name) {
+        ("pg_catalog", "int2" | "int4" | "int8") => Kind::Integer,
+        ("pg_catalog", "text" | "varchar" | "bpchar" | "name" | "char") => Kind::Text,
+        ("pg_catalog", "json" | "jsonb") => Kind::Json,
+        ("pg_catalog", "bytea") => Kind::Bytes,
+        ("pg_catalog", "bool") => Kind::Boolean,
+        ("pg_catalog", "timestamp") => Kind::Timestamp,
+        ("pg_catalog", "timestamptz") => Kind::TimestampTz,
+        _ if typtype == "e" => Kind::Enum,
+        // Arrays, composite types, ranges and pseudo-types have no single value.
+        _ if typtype != "b" || matches!(category, "A" | "C" | "P" | "R") => Kind::Other,
+        _ if category == "S" => Kind::Text,
+        _ => Kind::Scalar,
+    }
+}

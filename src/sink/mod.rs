@@ -1,0 +1,189 @@
+//! Where events go. The relay knows a [`Sink`]; only `kafka` knows Kafka.
+//!
+//! Nothing here waits per event: [`Sink::send`] hands a record over and returns, and what became
+//! of it comes back later as a [`Report`] with the number that went with it.
+
+mod kafka;
+#[cfg(test)]
+pub(crate) mod memory;
+mod properties;
+mod reports;
+mod size;
+mod topics;
+
+pub use kafka::KafkaSink;
+pub use properties::{KafkaConfig, reserved_property};
+
+use std::future::Future;
+
+use crate::ack::Seq;
+use crate::outbox::{HeaderList, Headers};
+
+/// A record on its way out.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Its topic, which was found to exist.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its headers.
+    pub headers: Headers<'a>,
+    /// Its value; none is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Whether it must not share a batch with others, because it was refused once and could have
+    /// been refused for a neighbour's sake.
+    pub alone: bool,
+}
+
+/// A record that waits, with memory of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Parcel {
+    /// Its topic, where it is not known otherwise.
+    pub topic: Option<Box<str>>,
+    /// As in [`Record`].
+    pub partition: i32,
+    /// As in [`Record`].
+    pub key: Option<Box<[u8]>>,
+    /// As in [`Record`].
+    pub headers: HeaderList,
+    /// As in [`Record`].
+    pub value: Option<Box<[u8]>>,
+}
+
+impl Parcel {
+    /// The record, for `topic`.
+    pub fn record<'a>(&'a self, topic: &'a str, alone: bool) -> Record<'a> {
+        Record {
+            topic,
+            partition: self.partition,
+            key: self.key.as_deref(),
+            headers: self.headers.view(),
+            value: self.value.as_deref(),
+            alone,
+        }
+    }
+}
+
+impl From<&Record<'_>> for Parcel {
+    fn from(record: &Record<'_>) -> Self {
+        Self {
+            topic: None,
+            partition: record.partition,
+            key: record.key.map(Into::into),
+            headers: record.headers.to_list(),
+            value: record.value.map(Into::into),
+        }
+    }
+}
+
+/// What is known of a topic that can be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// The largest batch that it takes, in bytes; none if the sink does not say.
+    pub max_message_bytes: Option<usize>,
+}
+
+/// Why something was not delivered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SinkError {
+    /// There is no such topic.
+    #[error("the topic does not exist")]
+    TopicMissing,
+    /// We may not write to it, or not look at it.
+    #[error("access to the topic is denied")]
+    TopicDenied,
+    /// The record is larger than the topic takes.
+    #[error("the record takes {bytes} bytes, the topic takes {limit}")]
+    TooLarge {
+        /// The record's size as a batch of its own.
+        bytes: usize,
+        /// The topic's `max.message.bytes`.
+        limit: usize,
+    },
+    /// The record names a partition that the topic does not have.
+    #[error("partition {partition} does not exist, the topic has {partitions}")]
+    NoPartition {
+        /// The partition.
+        partition: i32,
+        /// How many there are.
+        partitions: i32,
+    },
+    /// The record was refused for good.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Nobody answers. It is not the record's fault.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// The producer was told to forget it.
+    #[error("forgotten at the end of the session")]
+    Purged,
+    /// The producer cannot go on.
+    #[error("the producer cannot go on: {0}")]
+    Fatal(String),
+    /// Something that we do not know. It is never taken for delivered.
+    #[error("unknown error: {0}")]
+    Unknown(String),
+}
+
+/// Why a record was not even taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendError {
+    /// Not now: try again after the next report.
+    Full,
+    /// Not like this.
+    Refused(SinkError),
+}
+
+/// What a sink has to say, besides deliveries.
+#[derive(Debug)]
+pub enum Report {
+    /// A record was not delivered. Here it is again.
+    Failed {
+        /// Its number.
+        seq: Seq,
+        /// Why.
+        error: SinkError,
+        /// What was to be sent.
+        parcel: Parcel,
+    },
+    /// What became of a look at a topic.
+    Topic {
+        /// The topic.
+        name: String,
+        /// What it takes, or why it takes nothing.
+        result: Result<TopicInfo, SinkError>,
+    },
+    /// The sink as a whole can or cannot be reached.
+    Reachable(Result<(), String>),
+    /// The producer cannot go on: the session must end.
+    Fatal(String),
+}
+
+/// A place that keeps records in order per key and says when they are safe.
+pub trait Sink {
+    /// Asks whether anybody answers. The answer is a [`Report::Reachable`].
+    fn probe(&mut self);
+
+    /// Finds out about a topic, before anything is sent to it. The answer is a [`Report::Topic`].
+    fn look_up(&mut self, topic: &str);
+
+    /// Hands a record over. Its topic must have been looked up.
+    ///
+    /// # Errors
+    /// It was not taken.
+    fn send(&mut self, record: &Record<'_>, seq: Seq) -> Result<(), SendError>;
+
+    /// Takes what has been reported since the last time: the numbers of the records that are
+    /// safe, and everything else.
+    fn take(&mut self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>);
+
+    /// Waits until there is something to take. Cancel-safe.
+    fn reported(&self) -> impl Future<Output = ()>;
+
+    /// Forgets what was not delivered, and ends.
+    fn close(self) -> impl Future<Output = ()>;
+}

@@ -1,0 +1,197 @@
+//! What librdkafka reports, on its threads, becomes what the relay takes in, on its own.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::Notify;
+
+use super::{Parcel, Report, SinkError};
+use crate::ack::Seq;
+use crate::outbox::HeaderList;
+
+/// Reports from librdkafka's threads to the relay's.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    content: Mutex<Content>,
+    pub(super) is_signalled: AtomicBool,
+    pub(super) signal: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub(super) delivered: Vec<Seq>,
+    pub(super) reports: Vec<Report>,
+}
+
+impl Mailbox {
+    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+        // Nothing is left half done under this lock.
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&self, seq: Seq) {
+        self.content().delivered.push(seq);
+        self.wake();
+    }
+
+    pub(super) fn report(&self, report: Report) {
+        self.content().reports.push(report);
+        self.wake();
+    }
+
+    /// Once per round of reports: waking is dearer than the report.
+    fn wake(&self) {
+        if !self.is_signalled.swap(true, Ordering::AcqRel) {
+            self.signal.notify_one();
+        }
+    }
+}
+
+/// What librdkafka calls.
+pub(super) struct Context {
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => self.mailbox.report(Report::Fatal(reason.to_owned())),
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                self.mailbox
+                    .report(Report::Reachable(Err(reason.to_owned())));
+            }
+            _ => log(&error.to_string(), reason),
+        }
+    }
+}
+
+/// librdkafka says per attempt what the relay says once.
+pub(super) fn log(facility: &str, message: &str) {
+    tracing::debug!(facility, message, "librdkafka");
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let seq = number as Seq;
+        match result {
+            Ok(_) => self.mailbox.deliver(seq),
+            Err((error, message)) => {
+                let text = error.to_string();
+                let error = match error.rdkafka_error_code() {
+                    Some(code) => classify(code, text),
+                    None => SinkError::Unknown(text),
+                };
+                self.mailbox.report(Report::Failed {
+                    seq,
+                    error,
+                    parcel: parcel(message),
+                });
+            }
+        }
+    }
+}
+
+fn parcel(message: &BorrowedMessage<'_>) -> Parcel {
+    let mut headers = HeaderList::default();
+    for header in message
+        .headers()
+        .into_iter()
+        .flat_map(|headers| headers.iter())
+    {
+        // They were text when they went in.
+        let value = header
+            .value
+            .map(|value| std::str::from_utf8(value).unwrap_or_default());
+        headers.add(header.key, value);
+    }
+    Parcel {
+        topic: Some(message.topic().into()),
+        partition: message.partition(),
+        key: message.key().map(Into::into),
+        headers,
+        value: message.payload().map(Into::into),
+    }
+}
+
+/// What an error of librdkafka is. Everything that is not named is unknown, and unknown is never
+/// delivered.
+pub(super) fn classify(code: RDKafkaErrorCode, text: String) -> SinkError {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+            SinkError::TopicMissing
+        }
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => SinkError::TopicDenied,
+        Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
+        | Code::InvalidRecord
+        | Code::InvalidMessage
+        | Code::InvalidTimestamp
+        | Code::PolicyViolation
+        | Code::UnsupportedForMessageFormat
+        | Code::InvalidTopic => SinkError::Refused(text),
+        Code::PurgeQueue | Code::PurgeInflight => SinkError::Purged,
+        Code::Fatal
+        | Code::OutOfOrderSequenceNumber
+        | Code::UnknownProducerId
+        | Code::InvalidProducerEpoch
+        | Code::GaplessGuarantee
+        | Code::Fenced => SinkError::Fatal(text),
+        Code::BrokerTransportFailure
+        | Code::AllBrokersDown
+        | Code::OperationTimedOut
+        | Code::RequestTimedOut
+        | Code::MessageTimedOut
+        | Code::TimedOutQueue
+        | Code::Resolve
+        | Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::SSL
+        | Code::LeaderNotAvailable
+        | Code::NotLeaderForPartition
+        | Code::BrokerNotAvailable
+        | Code::ReplicaNotAvailable
+        | Code::NotEnoughReplicas
+        | Code::NotEnoughReplicasAfterAppend
+        | Code::KafkaStorageError
+        | Code::NetworkException
+        | Code::ThrottlingQuotaExceeded
+        | Code::UnsupportedFeature => SinkError::Unavailable(text),
+        _ => SinkError::Unknown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_never_delivered() {
+        let class = |code| classify(code, String::new());
+        assert!(matches!(
+            class(RDKafkaErrorCode::Unknown),
+            SinkError::Unknown(_)
+        ));
+        assert!(matches!(
+            class(RDKafkaErrorCode::NoError),
+            SinkError::Unknown(_)
+        ));
+        assert!(matches!(
+            class(RDKafkaErrorCode::InvalidRecord),
+            SinkError::Refused(_)
+        ));
+        assert_eq!(class(RDKafkaErrorCode::PurgeInflight), SinkError::Purged);
+    }
+}

@@ -1,0 +1,167 @@
+//! Finding out about topics before anything is sent to them: do they exist, how many partitions
+//! have they, what is the largest batch that they take.
+//!
+//! A thread of its own, because the client's calls block. Its client lives only as long as there
+//! are questions.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::reports::{Mailbox, classify, log};
+use super::{Report, SinkError, TopicInfo};
+
+/// An answer takes no longer than this, or is none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Questions that can wait at once; whoever finds no room asks again.
+const QUESTIONS: usize = 1024;
+
+/// What can be asked.
+pub(super) enum Question {
+    Topic(String),
+    /// Whether anybody answers at all.
+    Reachable,
+}
+
+/// Answers come as reports; what else the client has to say is for debugging.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log(&error.to_string(), reason);
+    }
+}
+
+/// The thread and the way to it.
+pub(super) struct TopicReader {
+    questions: Option<SyncSender<Question>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TopicReader {
+    /// Starts the thread; answers go to `mailbox`.
+    pub(super) fn start(config: ClientConfig, mailbox: Arc<Mailbox>) -> std::io::Result<Self> {
+        let (questions, inbox) = sync_channel(QUESTIONS);
+        let thread = std::thread::Builder::new()
+            .name("outboxd-topics".to_owned())
+            .spawn(move || answer_all(&config, &mailbox, &inbox))?;
+        Ok(Self {
+            questions: Some(questions),
+            thread: Some(thread),
+        })
+    }
+
+    /// Asks; the answer comes as a report. Without room for the question the answer is at once
+    /// that nobody answers, so that it is asked again.
+    pub(super) fn ask(&self, question: Question, mailbox: &Mailbox) {
+        let Some(questions) = &self.questions else {
+            return;
+        };
+        if let Err(TrySendError::Full(question)) = questions.try_send(question) {
+            let busy = "too many topics are being looked up";
+            mailbox.report(unanswered(question, busy.to_owned()));
+        }
+    }
+
+    /// Ends the thread; waits for the question that it works on.
+    pub(super) fn stop(mut self) {
+        self.questions = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was logged by its hook, and leaves questions open: that stalls.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn unanswered(question: Question, reason: String) -> Report {
+    match question {
+        Question::Topic(name) => Report::Topic {
+            name,
+            result: Err(SinkError::Unavailable(reason)),
+        },
+        Question::Reachable => Report::Reachable(Err(reason)),
+    }
+}
+
+fn answer_all(config: &ClientConfig, mailbox: &Mailbox, inbox: &Receiver<Question>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    while let Ok(first) = inbox.recv() {
+        let client = AdminClient::from_config_and_context(config, Quiet);
+        let mut next = Some(first);
+        while let Some(question) = next.take().or_else(|| inbox.try_recv().ok()) {
+            let report = match (&client, &runtime) {
+                (Ok(client), Ok(runtime)) => runtime.block_on(answer(client, question)),
+                (Err(error), _) => unanswered(question, error.to_string()),
+                (_, Err(error)) => unanswered(question, error.to_string()),
+            };
+            mailbox.report(report);
+        }
+    }
+}
+
+async fn answer(client: &AdminClient<Quiet>, question: Question) -> Report {
+    match question {
+        Question::Reachable => match client.inner().fetch_cluster_id(ANSWER_TIMEOUT) {
+            Some(_) => Report::Reachable(Ok(())),
+            None => Report::Reachable(Err(format!("no answer within {ANSWER_TIMEOUT:?}"))),
+        },
+        Question::Topic(name) => {
+            let result = look_at(client, &name).await;
+            Report::Topic { name, result }
+        }
+    }
+}
+
+async fn look_at(client: &AdminClient<Quiet>, name: &str) -> Result<TopicInfo, SinkError> {
+    let metadata = client
+        .inner()
+        .fetch_metadata(Some(name), ANSWER_TIMEOUT)
+        .map_err(|error| {
+            let code = error.rdkafka_error_code();
+            code.map_or_else(
+                || SinkError::Unknown(error.to_string()),
+                |code| classify(code, error.to_string()),
+            )
+        })?;
+    let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+    let topic = topic.ok_or(SinkError::TopicMissing)?;
+    if let Some(error) = topic.error() {
+        let code = RDKafkaErrorCode::from(error);
+        return Err(classify(code, code.to_string()));
+    }
+    let partitions = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
+    if partitions == 0 {
+        return Err(SinkError::TopicMissing);
+    }
+    Ok(TopicInfo {
+        partitions,
+        max_message_bytes: largest_batch(client, name).await,
+    })
+}
+
+/// The topic's `max.message.bytes`, where we are allowed to read it.
+async fn largest_batch(client: &AdminClient<Quiet>, name: &str) -> Option<usize> {
+    let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+    let topic = [ResourceSpecifier::Topic(name)];
+    let answer = client.describe_configs(&topic, &options).await.ok()?;
+    let resource = answer.into_iter().next()?.ok()?;
+    resource
+        .get("max.message.bytes")?
+        .value
+        .as_ref()?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,67 @@
+//! Statuses: what becomes durable before anything is confirmed.
+//!
+//! [`StatusStore::settle`] is the one transaction of the design: it writes the statuses of a run
+//! of events and moves the position from where the last run ended to where this one ends, if this
+//! relay still has its place. So an event is SENT if and only if its position is at or before the
+//! stored one, whatever crashes.
+
+mod batch;
+mod relay_row;
+mod sql;
+mod store;
+
+pub use batch::{EventIds, EventQueue, EventTimes};
+pub use relay_row::{LastError, RelayRow, Sweep};
+pub use store::{PgStatusStore, StoreOptions};
+
+use std::future::Future;
+
+use crate::lsn::Position;
+use crate::postgres;
+
+/// A run of events to be settled, in the order of their positions.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The ids, and the transactions that inserted the rows.
+    pub events: EventIds,
+    /// The position of the last event settled before.
+    pub from: Position,
+    /// The position of the last one of these.
+    pub to: Position,
+    /// Whether a sweep read them that the stream may repeat.
+    pub swept: bool,
+}
+
+/// What settling did, besides what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// Rows that do not show their status yet, because they were locked, refused it, or cannot be
+    /// seen yet; it is kept in `outboxd.ledger` until they do.
+    pub deferred: u64,
+}
+
+/// Why a run was not settled. Nothing of it was.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The position or the epoch is not ours any more: another relay took over.
+    #[error("the position was moved by another relay")]
+    Fenced,
+    /// The table is gone, or is another one.
+    #[error("the outbox table is gone")]
+    TableGone,
+    /// PostgreSQL said no, or nothing.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+}
+
+/// Where statuses are kept: the real place, or a test's.
+pub trait StatusStore {
+    /// Writes the statuses of a run and moves the position, in one transaction.
+    fn settle(&self, batch: &Batch) -> impl Future<Output = Result<Settled, StoreError>>;
+
+    /// Tries again to write what was deferred into its rows. Gives how much is left.
+    fn catch_up(&self) -> impl Future<Output = Result<u64, StoreError>>;
+
+    /// Whether the event was published by a sweep that the stream has not passed yet.
+    fn was_swept(&self, event_id: &str) -> impl Future<Output = Result<bool, StoreError>>;
+}

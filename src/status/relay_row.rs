@@ -1,0 +1,223 @@
+//! The relay's own row: its lock and epoch, its position, what it remembers between runs.
+
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use crate::failure::Failure;
+use crate::lsn::{Lsn, Position};
+use crate::postgres::{Error, Identity};
+
+/// Whether the rows that are older than the slot were published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// This relay has never had a slot.
+    Never,
+    /// They have to be, perhaps once more.
+    Incomplete,
+    /// They were.
+    Complete,
+}
+
+impl Sweep {
+    const fn name(self) -> &'static str {
+        match self {
+            Sweep::Never => "none",
+            Sweep::Incomplete => "incomplete",
+            Sweep::Complete => "complete",
+        }
+    }
+}
+
+/// What a relay remembers, as it stood when the place was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayRow {
+    /// The epoch that this relay raised.
+    pub epoch: i64,
+    /// Everything at or before it is settled.
+    pub position: Position,
+    /// The server that the position belongs to; none before the first session.
+    pub identity: Option<Identity>,
+    /// The publication's fingerprint; none before the first session.
+    pub publication: Option<String>,
+    /// Whether a sweep is due.
+    pub sweep: Sweep,
+    /// Where the stream has passed everything that a sweep can have seen.
+    pub sweep_until: Lsn,
+}
+
+/// The last error of a relay.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LastError {
+    /// `OBX-nnnn`.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl From<&Failure> for LastError {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            code: failure.code.to_string(),
+            message: failure.message.clone(),
+            remedy: failure.code.remedy().to_owned(),
+        }
+    }
+}
+
+/// The relay's advisory lock: one number per relay id and database.
+const LOCK: &str = "SELECT pg_try_advisory_lock(hashtextextended('outboxd relay ' || $1, 0))";
+
+impl RelayRow {
+    /// Tries to take the relay's place: its lock, which lives as long as this session, and with it
+    /// a new epoch. None if another session has it.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn take_place(
+        client: &Client,
+        relay_id: &str,
+        holder: &str,
+    ) -> Result<Option<Self>, Error> {
+        if !client
+            .query_one(LOCK, &[&relay_id])
+            .await?
+            .get::<_, bool>(0)
+        {
+            return Ok(None);
+        }
+        let row = client
+            .query_one(
+                "INSERT INTO outboxd.relay AS r (relay_id, epoch, holder, started_at) \
+                 VALUES ($1, 1, $2, now()) \
+                 ON CONFLICT (relay_id) DO UPDATE \
+                    SET epoch = r.epoch + 1, holder = $2, started_at = now() \
+                 RETURNING epoch, position_lsn, position_index, system_id, timeline, publication, \
+                           sweep, sweep_until",
+                &[&relay_id, &holder],
+            )
+            .await?;
+        Ok(Some(Self::read(&row)?))
+    }
+
+    fn read(row: &Row) -> Result<Self, Error> {
+        let lsn = |place: usize| {
+            let lsn: Option<PgLsn> = row.get(place);
+            lsn.map_or(Lsn::INVALID, |lsn| Lsn::from_wire(lsn.into()))
+        };
+        let index = u32::try_from(row.get::<_, i64>(2));
+        let (system_id, timeline): (Option<String>, Option<i32>) = (row.get(3), row.get(4));
+        let sweep: String = row.get(6);
+        Ok(Self {
+            epoch: row.get(0),
+            position: Position {
+                commit: lsn(1),
+                index: index.map_err(|_| Error::Protocol("a position out of range".into()))?,
+            },
+            identity: system_id
+                .zip(timeline)
+                .map(|(system_id, timeline)| Identity {
+                    system_id,
+                    timeline,
+                }),
+            publication: row.get(5),
+            sweep: match sweep.as_str() {
+                "none" => Sweep::Never,
+                "complete" => Sweep::Complete,
+                // What is not known to be complete is not.
+                _ => Sweep::Incomplete,
+            },
+            sweep_until: lsn(7),
+        })
+    }
+
+    /// Records what the stream belongs to, once.
+    ///
+    /// # Errors
+    /// The connection broke, or the place is lost.
+    pub async fn remember_stream(
+        client: &Client,
+        relay_id: &str,
+        epoch: i64,
+        identity: &Identity,
+        slot: &str,
+        publication: &str,
+    ) -> Result<bool, Error> {
+        let count = client
+            .execute(
+                "UPDATE outboxd.relay SET system_id = $3, timeline = $4, slot = $5, publication = $6 \
+                 WHERE relay_id = $1 AND epoch = $2",
+                &[&relay_id, &epoch, &identity.system_id, &identity.timeline, &slot, &publication],
+            )
+            .await?;
+        Ok(count == 1)
+    }
+
+    /// Records how far a sweep is.
+    ///
+    /// # Errors
+    /// The connection broke, or the place is lost.
+    pub async fn remember_sweep(
+        client: &Client,
+        relay_id: &str,
+        epoch: i64,
+        sweep: Sweep,
+        until: Lsn,
+    ) -> Result<bool, Error> {
+        let until = until.is_valid().then(|| PgLsn::from(until.to_wire()));
+        let count = client
+            .execute(
+                "UPDATE outboxd.relay SET sweep = $3, sweep_until = $4 \
+                 WHERE relay_id = $1 AND epoch = $2",
+                &[&relay_id, &epoch, &sweep.name(), &until],
+            )
+            .await?;
+        Ok(count == 1)
+    }
+
+    /// Forgets everything that belonged to a slot that is gone.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn forget_stream(client: &Client, relay_id: &str) -> Result<(), Error> {
+        client
+            .execute(
+                "UPDATE outboxd.relay SET epoch = epoch + 1, position_lsn = '0/0', \
+                    position_index = 0, system_id = NULL, timeline = NULL, slot = NULL, \
+                    publication = NULL, sweep = 'none', sweep_until = NULL, error_code = NULL, \
+                    error_message = NULL, error_remedy = NULL, error_at = NULL \
+                 WHERE relay_id = $1",
+                &[&relay_id],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Records the state, and the error that goes with it, for those who ask the database.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn remember_state(
+        client: &Client,
+        relay_id: &str,
+        state: &str,
+        error: Option<&LastError>,
+    ) -> Result<(), Error> {
+        let (code, message, remedy) = match error {
+            Some(error) => (Some(&error.code), Some(&error.message), Some(&error.remedy)),
+            None => (None, None, None),
+        };
+        client
+            .execute(
+                "INSERT INTO outboxd.relay AS r \
+                    (relay_id, state, error_code, error_message, error_remedy, error_at) \
+                 VALUES ($1, $2, $3::text, $4::text, $5::text, CASE WHEN $3::text IS NOT NULL THEN now() END) \
+                 ON CONFLICT (relay_id) DO UPDATE SET state = $2, error_code = $3, \
+                    error_message = $4, error_remedy = $5, error_at = excluded.error_at",
+                &[&relay_id, &state, &code, &message, &remedy],
+            )
+            .await?;
+        Ok(())
+    }
+}

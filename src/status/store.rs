@@ -1,0 +1,378 @@
+//! The status store in PostgreSQL.
+//!
+//! The usual run is one statement in one round trip. It waits for a locked row at most a fraction
+//! of `deadlock_timeout`, so the application is never the victim of a deadlock with us. A run that
+//! fails because of a row (locked for longer, refused by a constraint or trigger) is settled once
+//! more, carefully: locked rows are left out, the rest is halved until the refused one is alone,
+//! and their statuses go to `outboxd.ledger`, which counts as durable. Everything else that fails
+//! is not the rows' doing and is the caller's to handle.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{PgLsn, ToSql};
+use tokio_postgres::{Client, Statement};
+
+use super::batch::EventIds;
+use super::sql::{DEFERRED, Target};
+use super::{Batch, Settled, StatusStore, StoreError};
+use crate::lsn::Position;
+use crate::outbox::columns::LayoutColumn;
+use crate::outbox::status::StatusMap;
+use crate::postgres::{Error, OutboxTable, SqlSession};
+
+/// What a store is opened with.
+pub struct StoreOptions<'a> {
+    /// Whose statuses.
+    pub relay_id: &'a str,
+    /// Raised when this relay took its place.
+    pub epoch: i64,
+    /// The outbox.
+    pub table: &'a OutboxTable,
+    /// Its id column.
+    pub id: &'a LayoutColumn,
+    /// How statuses are written.
+    pub status: &'a StatusMap,
+    /// The server's, in milliseconds.
+    pub deadlock_timeout: i64,
+}
+
+/// Statuses in PostgreSQL, over the session that holds the relay's lock.
+pub struct PgStatusStore {
+    session: Rc<SqlSession>,
+    relay_id: String,
+    epoch: i64,
+    prepared: RefCell<Rc<Prepared>>,
+}
+
+struct Prepared {
+    target: Target,
+    settle: Statement,
+    /// For the events of a sweep; prepared when there is one.
+    sweep: OnceCell<(Target, Statement)>,
+}
+
+/// A status waits no longer than this for a row that somebody else has locked.
+const LOCK_WAIT: Duration = Duration::from_millis(100);
+
+impl PgStatusStore {
+    /// Prepares the session for writing statuses.
+    ///
+    /// # Errors
+    /// The connection broke, or the statements do not fit the table.
+    pub async fn open(
+        session: Rc<SqlSession>,
+        options: &StoreOptions<'_>,
+    ) -> Result<Self, StoreError> {
+        let quarter = u64::try_from(options.deadlock_timeout / 4)
+            .unwrap_or(1)
+            .max(1);
+        session
+            .set_lock_timeout(LOCK_WAIT.min(Duration::from_millis(quarter)))
+            .await?;
+        // A plan that was made while the table was small must not read all of it later.
+        session
+            .client
+            .batch_execute("SET enable_seqscan = off")
+            .await
+            .map_err(Error::from)?;
+        let target = Target::new(options.table, options.id, options.status);
+        let prepared = Prepared::new(&session.client, target).await?;
+        Ok(Self {
+            session,
+            relay_id: options.relay_id.to_owned(),
+            epoch: options.epoch,
+            prepared: RefCell::new(Rc::new(prepared)),
+        })
+    }
+
+    fn client(&self) -> &Client {
+        &self.session.client
+    }
+
+    /// `moved` and `deferred` of the one statement.
+    async fn settle_at_once(&self, settle: &Statement, batch: &Batch) -> Result<(i64, i64), Error> {
+        let place = Place::new(batch);
+        let xids = wide(batch.events.xids());
+        let mut parameters = place.parameters(&self.relay_id, &self.epoch);
+        // Mode `none` has no use for the ids, mode `ledger` none for the transactions.
+        let events: [&(dyn ToSql + Sync); 2] = [&batch.events, &xids];
+        parameters.extend(events.into_iter().take(settle.params().len() - 6));
+        let row = self.client().query_one(settle, &parameters).await?;
+        Ok((row.get(0), row.get(1)))
+    }
+
+    /// The same run in parts, in one transaction.
+    async fn settle_in_parts(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
+        self.execute("BEGIN").await?;
+        match self.write_parts(target, batch).await {
+            Ok(settled) => {
+                self.execute("COMMIT").await?;
+                Ok(settled)
+            }
+            Err(error) => {
+                // If this fails too, the connection is gone, and the transaction with it.
+                let _ = self.execute("ROLLBACK").await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_parts(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
+        let place = Place::new(batch);
+        let parameters = place.parameters(&self.relay_id, &self.epoch);
+        let move_only = target.move_only();
+        let row = self
+            .client()
+            .query_one(&move_only, &parameters)
+            .await
+            .map_err(Error::from)?;
+        if row.get::<_, i64>(0) == 0 {
+            return Err(StoreError::Fenced);
+        }
+        let mut settled = Settled::default();
+        let mut parts = vec![(0, batch.events.len())];
+        while let Some((start, end)) = parts.pop() {
+            let events = batch.events.slice(start, end);
+            self.execute("SAVEPOINT part").await?;
+            match self.write_part(&target.write_part(), &events).await {
+                Ok(deferred) => settled.deferred += deferred,
+                Err(error) if !is_a_rows_doing(&error) => return Err(error.into()),
+                Err(error) => {
+                    self.execute("ROLLBACK TO SAVEPOINT part").await?;
+                    if events.len() == 1 {
+                        let event_id = events.iter().next().unwrap_or_default();
+                        let sqlstate = error.sqlstate().map(SqlState::code);
+                        tracing::warn!(
+                            event_id,
+                            sqlstate,
+                            "a row refused its status; it is kept in the ledger"
+                        );
+                        settled.deferred += self.write_part(&target.defer_part(), &events).await?;
+                    } else {
+                        let middle = start + events.len() / 2;
+                        parts.extend([(middle, end), (start, middle)]);
+                    }
+                }
+            }
+        }
+        Ok(settled)
+    }
+
+    async fn write_part(&self, sql: &str, events: &EventIds) -> Result<u64, Error> {
+        let row = self
+            .client()
+            .query_one(sql, &[events, &wide(events.xids()), &self.relay_id])
+            .await?;
+        Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    }
+
+    async fn execute(&self, sql: &str) -> Result<(), StoreError> {
+        Ok(self
+            .client()
+            .batch_execute(sql)
+            .await
+            .map_err(Error::from)?)
+    }
+
+    /// The position did not move: because the table has another name now, or because the place is
+    /// lost.
+    async fn renamed(&self, prepared: &Prepared) -> Result<Rc<Prepared>, StoreError> {
+        let oid = prepared.target.oid;
+        let name = OutboxTable::current_name(self.client(), oid).await?;
+        let name = name.ok_or(StoreError::TableGone)?;
+        if name == prepared.target.name {
+            return Err(StoreError::Fenced);
+        }
+        tracing::info!(from = %prepared.target.name, to = %name, "the outbox table was renamed");
+        let target = prepared.target.renamed(name);
+        let prepared = Rc::new(Prepared::new(self.client(), target).await?);
+        self.prepared.replace(Rc::clone(&prepared));
+        Ok(prepared)
+    }
+}
+
+impl Prepared {
+    async fn new(client: &Client, target: Target) -> Result<Self, StoreError> {
+        let settle = client
+            .prepare(&target.settle())
+            .await
+            .map_err(Error::from)?;
+        Ok(Self {
+            target,
+            settle,
+            sweep: OnceCell::new(),
+        })
+    }
+
+    /// What settles a run: the target and its one statement.
+    async fn for_batch(
+        &self,
+        client: &Client,
+        batch: &Batch,
+    ) -> Result<(&Target, &Statement), StoreError> {
+        if !batch.swept {
+            return Ok((&self.target, &self.settle));
+        }
+        if self.sweep.get().is_none() {
+            let target = self.target.for_sweep();
+            let settle = client
+                .prepare(&target.settle())
+                .await
+                .map_err(Error::from)?;
+            // One run at a time is settled: nobody was faster.
+            let _ = self.sweep.set((target, settle));
+        }
+        let prepared = self.sweep.get().map(|(target, settle)| (target, settle));
+        Ok(prepared.unwrap_or((&self.target, &self.settle)))
+    }
+}
+
+impl StatusStore for PgStatusStore {
+    async fn settle(&self, batch: &Batch) -> Result<Settled, StoreError> {
+        let mut prepared = Rc::clone(&self.prepared.borrow());
+        loop {
+            let (target, settle) = prepared.for_batch(self.client(), batch).await?;
+            match self.settle_at_once(settle, batch).await {
+                Ok((1, deferred)) => {
+                    let deferred = u64::try_from(deferred).unwrap_or(0);
+                    return Ok(Settled { deferred });
+                }
+                Ok(_) => prepared = self.renamed(&prepared).await?,
+                Err(error) if is_a_rows_doing(&error) => {
+                    tracing::debug!(
+                        sqlstate = error.sqlstate().map(SqlState::code),
+                        "settling in parts"
+                    );
+                    return self.settle_in_parts(target, batch).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn catch_up(&self) -> Result<u64, StoreError> {
+        let prepared = Rc::clone(&self.prepared.borrow());
+        let rows = self
+            .client()
+            .query(DEFERRED, &[&self.relay_id])
+            .await
+            .map_err(Error::from)?;
+        if !prepared.target.writes_rows() {
+            return Ok(0);
+        }
+        let (sql, mut left) = (prepared.target.catch_up(), 0);
+        for row in rows {
+            let event_id: String = row.get(0);
+            match self
+                .client()
+                .execute(&sql, &[&self.relay_id, &event_id])
+                .await
+            {
+                Ok(0) => left += 1,
+                Ok(_) => {}
+                Err(error) => match Error::from(error) {
+                    error if is_a_rows_doing(&error) => left += 1,
+                    error => return Err(error.into()),
+                },
+            }
+        }
+        Ok(left)
+    }
+
+    async fn was_swept(&self, event_id: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT FROM outboxd.ledger \
+                   WHERE relay_id = $1 AND event_id = $2 AND swept)";
+        let row = self
+            .client()
+            .query_one(sql, &[&self.relay_id, &event_id])
+            .await;
+        Ok(row.map_err(Error::from)?.get(0))
+    }
+}
+
+/// The positions of a run as parameters `$1`, `$2`, `$5` and `$6`.
+struct Place {
+    to: (PgLsn, i64),
+    from: (PgLsn, i64),
+}
+
+impl Place {
+    fn new(batch: &Batch) -> Self {
+        let pair = |position: Position| {
+            (
+                PgLsn::from(position.commit.to_wire()),
+                i64::from(position.index),
+            )
+        };
+        Self {
+            to: pair(batch.to),
+            from: pair(batch.from),
+        }
+    }
+
+    fn parameters<'a>(
+        &'a self,
+        relay_id: &'a String,
+        epoch: &'a i64,
+    ) -> Vec<&'a (dyn ToSql + Sync)> {
+        vec![
+            &self.to.0,
+            &self.to.1,
+            relay_id,
+            epoch,
+            &self.from.0,
+            &self.from.1,
+        ]
+    }
+}
+
+fn wide(xids: &[u32]) -> Vec<i64> {
+    xids.iter().copied().map(i64::from).collect()
+}
+
+/// Whether a statement failed because of the rows that it wrote, and not because of the server,
+/// our rights or the connection. What a constraint or trigger raises can have any code, so this
+/// names what is *not* a row's doing.
+fn is_a_rows_doing(error: &Error) -> bool {
+    let Some(sqlstate) = error.sqlstate() else {
+        return false;
+    };
+    match sqlstate.code() {
+        // Somebody else has the row: a lock, a deadlock, a statement that waited too long.
+        "55P03" | "40P01" | "40001" | "57014" => true,
+        code => ![
+            "08", "0A", "25", "28", "3D", "42", "53", "54", "55", "57", "58", "F0", "XX",
+        ]
+        .iter()
+        .any(|class| code.starts_with(class)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rows_doing_is_told_from_the_servers() {
+        let says = |code| {
+            is_a_rows_doing(&Error::Server {
+                sqlstate: SqlState::from_code(code),
+                message: String::new(),
+            })
+        };
+        for row in [
+            "23514", "23505", "22012", "P0001", "44000", "55P03", "40P01", "MY001",
+        ] {
+            assert!(says(row), "{row}");
+        }
+        for server in [
+            "42501", "42P01", "57P01", "53100", "25006", "08006", "XX000", "55000",
+        ] {
+            assert!(!says(server), "{server}");
+        }
+        assert!(!is_a_rows_doing(&Error::Closed));
+    }
+}
