@@ -1,0 +1,153 @@
+//! The admin listener: health, metrics, status.
+//!
+//! | Route | Answers |
+//! |---|---|
+//! | `GET /livez`, `/healthz` | 200 while the relay's loop turns |
+//! | `GET /readyz[?verbose]` | 200 while the relay can do its job; a standby can |
+//! | `GET /metrics` | Prometheus' text form |
+//! | `GET /version` | what was built |
+//! | `GET /api/v1/status` | what `outboxd status` shows |
+//! | `GET /api/v1/slot` | the slot |
+//!
+//! Probes and metrics answer to any Host. `/api` answers only to names of this address, so that a
+//! page that makes a browser believe otherwise gets nothing; and off loopback it is not there at
+//! all, because there is no token to ask for yet.
+
+mod guard;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::{RawQuery, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use axum::{Router, middleware};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::AdminConfig;
+use crate::failure::{Code, Failure};
+use crate::relay::{Pulse, Status};
+
+/// What the pages are made from.
+#[derive(Clone)]
+pub struct Pages {
+    /// What the relay shows of itself.
+    pub status: watch::Receiver<Status>,
+    /// Whether its loop turns.
+    pub pulse: Pulse,
+    /// The metrics, if they are served.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+/// A loop that has not turned for so long is stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// Binds the address.
+///
+/// # Errors
+/// It is taken, or not ours.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::new(Code::AdminListen, format!("listen on {address}: {error}")))
+}
+
+/// Serves the pages until the process ends.
+pub async fn serve(listener: TcpListener, config: &AdminConfig, pages: Pages) {
+    let address = listener.local_addr().ok();
+    let mut routes = Router::new()
+        .route("/livez", get(livez))
+        .route("/healthz", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/version", get(version));
+    if config.metrics {
+        routes = routes.route("/metrics", get(metrics));
+    }
+    if let Some(address) = address.filter(|address| address.ip().is_loopback()) {
+        let guard = guard::Guard::new(address, &config.hosts);
+        let api = Router::new()
+            .route("/api/v1/status", get(status))
+            .route("/api/v1/slot", get(slot))
+            .layer(middleware::from_fn_with_state(guard, guard::check));
+        routes = routes.merge(api);
+    }
+    if let Some(address) = address {
+        tracing::info!(%address, "admin listener");
+    }
+    if let Err(error) = axum::serve(listener, routes.with_state(pages)).await {
+        tracing::error!(%error, "the admin listener ended");
+    }
+}
+
+async fn livez(Shared(pages): Shared<Pages>) -> Response {
+    let age = pages.pulse.age();
+    if age < STUCK {
+        return "ok\n".into_response();
+    }
+    let text = format!("the relay's loop has not turned for {} s\n", age.as_secs());
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn readyz(Shared(pages): Shared<Pages>, RawQuery(query): RawQuery) -> Response {
+    let status = pages.status.borrow().clone();
+    let is_ready = status.is_ready();
+    let mut text = String::new();
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    if verbose {
+        let checks = status.checks;
+        for (name, passed) in [
+            ("stream", checks.stream),
+            ("producer", checks.producer),
+            ("status writer", checks.status_writer),
+            ("publication", checks.publication),
+            ("slot", checks.slot),
+        ] {
+            let mark = if passed { "[+]" } else { "[-]" };
+            let word = if passed { "ok" } else { "failed" };
+            // Writing to memory cannot fail.
+            let _ = writeln!(text, "{mark} {name} {word}");
+        }
+        let _ = writeln!(text, "state {}", status.state.name());
+        if let Some(error) = &status.last_error {
+            let _ = writeln!(text, "{} {}", error.code, error.message);
+        }
+    }
+    text.push_str(if is_ready { "ready\n" } else { "not ready\n" });
+    let code = if is_ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (code, text).into_response()
+}
+
+async fn metrics(Shared(pages): Shared<Pages>) -> Response {
+    match &pages.metrics {
+        Some(handle) => {
+            let form = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, form)], handle.render()).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn version() -> Response {
+    let facts = serde_json::json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    Json(facts).into_response()
+}
+
+async fn status(Shared(pages): Shared<Pages>) -> Response {
+    Json(pages.status.borrow().clone()).into_response()
+}
+
+async fn slot(Shared(pages): Shared<Pages>) -> Response {
+    Json(pages.status.borrow().slot.clone()).into_response()
+}

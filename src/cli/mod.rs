@@ -1,0 +1,209 @@
+//! The command line. Only here does the program talk to people directly.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the command line's purpose"
+)]
+
+mod migrate;
+mod run;
+mod set_up;
+mod slot;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, Sources};
+use crate::failure::Failure;
+
+/// Relays transactional-outbox events from PostgreSQL's WAL to Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "outboxd", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    sources: SourceArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// The configuration file; else OUTBOXD_CONFIG, else ./outboxd.toml if there is one
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override a value: section.key=value
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay
+    Run,
+    /// Write a commented outboxd.toml
+    Init {
+        /// Where to
+        #[arg(long, default_value = "outboxd.toml", value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Apply the migrations
+    Migrate {
+        /// Only print them
+        #[arg(long)]
+        print: bool,
+    },
+    /// Validate the configuration, without network
+    Check,
+    /// Check PostgreSQL, slot, publication, rights and Kafka, live
+    Doctor {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what the relay does
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Look at the replication slot, create or drop it
+    Slot {
+        #[command(subcommand)]
+        command: SlotCommand,
+    },
+    /// Exit with 0 if the relay on the admin address is ready
+    Healthcheck,
+    /// Look at the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Run the whole thing with nothing installed but PostgreSQL
+    Demo(crate::demo::DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective values with their origin, without secrets
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+enum SlotCommand {
+    /// Show the slot
+    Show {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Create the publication, if it is missing, and the slot
+    Create,
+    /// Drop the slot and forget the position that belongs to it
+    Drop {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// The form of the answer
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// For people
+    Text,
+    /// One document with stable fields
+    Json,
+}
+
+impl Output {
+    fn is_json(&self) -> bool {
+        self.format == OutputFormat::Json
+    }
+}
+
+/// The exit code of wrong usage.
+const USAGE: u8 = 64;
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Asking for help is not wrong.
+            let is_help = !error.use_stderr();
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return ExitCode::from(if is_help { 0 } else { USAGE });
+        }
+    };
+    let sources = Sources::of_process(cli.sources.config, cli.sources.set);
+    let result = match cli.command {
+        Command::Run => return run::run(&sources),
+        Command::Init { output } => set_up::init(&output),
+        Command::Check => set_up::check(&sources),
+        Command::Config {
+            command: ConfigCommand::Show,
+        } => set_up::show(&sources),
+        Command::Demo(args) => with_runtime(crate::demo::run(args)),
+        Command::Migrate { print } => {
+            with_config(&sources, |config| migrate::migrate(config, print))
+        }
+        Command::Doctor { output } => {
+            with_config(&sources, |config| set_up::doctor(config, output))
+        }
+        Command::Status { output } => {
+            with_config(&sources, |config| status::status(config, output))
+        }
+        Command::Healthcheck => with_config(&sources, status::healthcheck),
+        Command::Slot { command } => with_config(&sources, |config| slot::slot(config, command)),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::from(failure.code.exit_code())
+        }
+    }
+}
+
+type CommandResult = Result<ExitCode, Failure>;
+
+fn with_config<F: Future<Output = CommandResult>>(
+    sources: &Sources,
+    command: impl FnOnce(Config) -> F,
+) -> CommandResult {
+    let config = Config::load(sources)?;
+    with_runtime(command(config))
+}
+
+fn with_runtime(command: impl Future<Output = CommandResult>) -> CommandResult {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| {
+        Failure::new(
+            crate::failure::Code::Bug,
+            format!("start the runtime: {error}"),
+        )
+    })?;
+    runtime.block_on(command)
+}
+
+fn complain(failure: &Failure) {
+    eprintln!("{failure}");
+}
+
+/// Prints a document.
+fn print_json(document: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(document) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("{error}"),
+    }
+}

@@ -1,0 +1,174 @@
+//! `outboxd slot show|create|drop`.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use super::{CommandResult, Output, SlotCommand, print_json};
+use crate::config::Config;
+use crate::failure::{Code, Failure, chain};
+use crate::postgres::{Error, OutboxTable, Publication, ReplicationConnection, Slot, SqlSession};
+use crate::relay::{RelayConfig, create_slot};
+use crate::status::RelayRow;
+
+pub(super) async fn slot(config: Config, command: SlotCommand) -> CommandResult {
+    let config = config.relay;
+    let session = SqlSession::open(&config.server, "slot").await;
+    let session = session.map_err(|error| config.failure_of(&error, "connect"))?;
+    match command {
+        SlotCommand::Show { output } => show(&config, &session, &output).await,
+        SlotCommand::Create => create(&config, &session).await,
+        SlotCommand::Drop { yes } => drop_slot(&config, &session, yes).await,
+    }
+}
+
+async fn load(config: &RelayConfig, session: &SqlSession) -> Result<Option<Slot>, Failure> {
+    let slot = Slot::load(&session.client, &config.slot).await;
+    slot.map_err(|error| config.failure_of(&error, "look at the slot"))
+}
+
+fn missing(config: &RelayConfig) -> Failure {
+    Failure::new(
+        Code::SlotMissing,
+        format!("there is no slot \"{}\"", config.slot),
+    )
+}
+
+async fn show(config: &RelayConfig, session: &SqlSession, output: &Output) -> CommandResult {
+    let slot = load(config, session)
+        .await?
+        .ok_or_else(|| missing(config))?;
+    let lag = slot.current().bytes_since(slot.confirmed());
+    let retained = slot.current().bytes_since(slot.restart());
+    if output.is_json() {
+        print_json(&serde_json::json!({
+            "name": config.slot,
+            "plugin": slot.plugin,
+            "database": slot.database,
+            "active": slot.active,
+            "active_pid": slot.active_pid,
+            "wal_status": slot.wal_status,
+            "confirmed_lsn": slot.confirmed().to_string(),
+            "restart_lsn": slot.restart().to_string(),
+            "lag_bytes": lag,
+            "retained_bytes": retained,
+            "safe_wal_bytes": slot.safe_wal_size,
+            "invalidation_reason": slot.invalidation_reason,
+        }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("slot        {}", config.slot);
+    match slot.active_pid {
+        Some(pid) => println!("active      yes, pid {pid}"),
+        None => println!("active      no"),
+    }
+    println!(
+        "wal status  {}",
+        slot.wal_status.as_deref().unwrap_or("unknown")
+    );
+    println!("confirmed   {} ({lag} bytes behind)", slot.confirmed());
+    println!("restart     {} ({retained} bytes kept)", slot.restart());
+    match slot.safe_wal_size {
+        Some(bytes) => println!("safe        {bytes} more bytes of WAL"),
+        None => println!("safe        without limit (max_slot_wal_keep_size = -1)"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
+    if load(config, session).await?.is_some() {
+        println!("slot \"{}\" is there already", config.slot);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let doing = |error: &Error| config.failure_of(error, "create the slot");
+    let table = OutboxTable::by_name(&session.client, &config.table).await;
+    let table = table.map_err(|error| doing(&error))?.ok_or_else(|| {
+        Failure::new(
+            Code::TableMissing,
+            format!("there is no table {}", config.table),
+        )
+    })?;
+    // The publication comes first: what is written between the two is in neither otherwise.
+    let publication = Publication::load(&session.client, &config.publication, table.oid).await;
+    match publication.map_err(|error| doing(&error))? {
+        Some(found) if found.contains_table && found.inserts => {}
+        Some(_) => {
+            let name = &config.publication;
+            let text = format!(
+                "publication \"{name}\" does not publish inserts into {}",
+                table.name
+            );
+            return Err(Failure::new(Code::PublicationUnsuitable, text));
+        }
+        None => {
+            let sql = Publication::create_sql(&config.publication, &table.name);
+            let created = session.client.batch_execute(&sql).await;
+            created.map_err(|error| config.failure_of(&error.into(), "create the publication"))?;
+            println!("created publication \"{}\"", config.publication);
+        }
+    }
+    let connection =
+        ReplicationConnection::open(&config.server, &session.address, config.max_row_bytes);
+    let mut connection = connection.await.map_err(|error| doing(&error))?;
+    let created = create_slot(&session.client, &mut connection, &config.slot).await;
+    let created = created.map_err(|fate| fate.failure().clone())?;
+    println!(
+        "created slot \"{}\" at {}",
+        config.slot, created.consistent_point
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn drop_slot(config: &RelayConfig, session: &SqlSession, yes: bool) -> CommandResult {
+    let slot = load(config, session).await?;
+    let question = format!(
+        "Drop slot \"{}\" and forget its position? Unsent rows are published again only by a sweep \
+         (outbox.start = \"pending\") [y/N] ",
+        config.slot
+    );
+    if !yes && !confirmed(&question) {
+        println!("nothing was changed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if slot.is_some() {
+        let dropped = session
+            .client
+            .execute("SELECT pg_drop_replication_slot($1)", &[&config.slot])
+            .await;
+        dropped.map_err(|error| config.failure_of(&error.into(), "drop the slot"))?;
+        println!("dropped slot \"{}\"", config.slot);
+    } else {
+        println!("there is no slot \"{}\"", config.slot);
+    }
+    let forgotten = RelayRow::forget_stream(&session.client, &config.id).await;
+    forgotten.map_err(|error| config.failure_of(&error, "forget the position"))?;
+    println!("forgot the position of relay \"{}\"", config.id);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks, if there is somebody to ask.
+fn confirmed(question: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return true;
+    }
+    print!("{question}");
+    // If the question cannot be seen, the answer will not be yes.
+    let _ = std::io::stdout().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+impl RelayConfig {
+    /// What an error of PostgreSQL means to a command.
+    pub(super) fn failure_of(&self, error: &Error, doing: &str) -> Failure {
+        let fate = crate::relay::fate_of(error, doing);
+        let failure = fate.failure();
+        tracing::debug!(
+            error = chain(error),
+            doing,
+            relay = self.id,
+            "command failed"
+        );
+        failure.clone()
+    }
+}

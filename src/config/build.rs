@@ -1,0 +1,314 @@
+//! Settings become what the modules need; what cannot be is noted.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use toml::Value;
+
+use super::keys::Kind;
+use super::settings::{Settings, expected, plain};
+use super::{AdminConfig, Config, LogConfig, LogFormat};
+use crate::ack::Limits;
+use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Source};
+use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
+use crate::outbox::{EventConfig, Format, PayloadEncoding};
+use crate::postgres::{Server, TableName, is_slot_name};
+use crate::relay::{RelayConfig, SettleConfig, Start};
+use crate::retry::Backoff;
+use crate::sink::{KafkaConfig, reserved_property};
+
+/// Waits between attempts to connect vary by this much of themselves.
+const RECONNECT_JITTER: f64 = 0.2;
+
+/// The configuration; none if it cannot be used at all, with the reason among the problems.
+pub(super) fn config(settings: &mut Settings) -> Option<Config> {
+    let admin = admin(settings);
+    let log = log(settings);
+    let shutdown_grace = settings.duration("relay.shutdown_grace");
+    let relay = relay(settings)?;
+    Some(Config {
+        relay,
+        shutdown_grace,
+        admin,
+        log,
+    })
+}
+
+fn relay(settings: &mut Settings) -> Option<RelayConfig> {
+    let id = settings.text("relay.id");
+    if id.is_empty() || id.len() > 200 {
+        settings.problem("relay.id: expected 1 to 200 bytes of text");
+    }
+    let reconnect = Backoff::new(
+        settings.duration("relay.reconnect_backoff"),
+        settings.duration("relay.reconnect_max"),
+        RECONNECT_JITTER,
+    );
+    let slot = settings.text("postgres.slot");
+    if !is_slot_name(&slot) {
+        settings.problem("postgres.slot: expected 1 to 63 of a-z, 0-9 and _");
+    }
+    let publication = settings.text("postgres.publication");
+    if publication.is_empty() || publication.len() > 63 || publication.contains('\0') {
+        settings.problem("postgres.publication: expected 1 to 63 bytes of text");
+    }
+    let status = status(settings);
+    let start = match settings.choice("outbox.start").as_str() {
+        "stream" => Start::Stream,
+        _ => Start::Pending,
+    };
+    if status.mode == Mode::None && start == Start::Pending {
+        settings.problem(
+            "outbox.status.mode = \"none\" knows no unsent row: it needs outbox.start = \"stream\"",
+        );
+    }
+    let (kafka, limits) = kafka(settings);
+    let settle = SettleConfig {
+        batch: settings.number("outbox.status.batch"),
+        interval: settings.duration("outbox.status.interval"),
+    };
+    let table = settings.text("outbox.table");
+    let table = match TableName::parse(&table) {
+        Ok(table) => Some(table),
+        Err(problem) => {
+            settings.problem(format!("outbox.table: {table:?} {problem}"));
+            None
+        }
+    };
+    let events = events(settings);
+    let server = server(settings);
+    let standby = settings.boolean("relay.standby");
+    let create = settings.boolean("postgres.create");
+    let max_row_bytes = settings.size("outbox.max_row_bytes");
+    let sweep_order = settings.list("outbox.sweep_order");
+    Some(RelayConfig {
+        id,
+        standby,
+        reconnect,
+        server: server?,
+        slot,
+        publication,
+        create,
+        table: table?,
+        max_row_bytes: usize::try_from(max_row_bytes).unwrap_or(usize::MAX),
+        start,
+        sweep_order,
+        events,
+        status,
+        settle,
+        limits,
+        kafka,
+    })
+}
+
+fn server(settings: &mut Settings) -> Option<Server> {
+    let url = match (
+        settings.is_chosen("postgres.url"),
+        settings.is_chosen("postgres.url_file"),
+    ) {
+        (true, true) => {
+            settings.problem("postgres.url and postgres.url_file: only one of them");
+            return None;
+        }
+        (false, true) => {
+            let path = settings.text("postgres.url_file");
+            match std::fs::read_to_string(&path) {
+                Ok(text) => text.trim().to_owned(),
+                Err(error) => {
+                    settings.problem(format!("postgres.url_file: {path}: {error}"));
+                    return None;
+                }
+            }
+        }
+        _ => settings.text("postgres.url"),
+    };
+    if url.is_empty() {
+        settings.problem("postgres.url: not set (nor postgres.url_file, nor DATABASE_URL)");
+        return None;
+    }
+    match Server::parse(&url) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            settings.problem(format!("postgres.url: {error}"));
+            None
+        }
+    }
+}
+
+fn events(settings: &mut Settings) -> EventConfig {
+    let format = match settings.choice("envelope.format").as_str() {
+        "payload" => Format::Payload,
+        _ => Format::Envelope,
+    };
+    let headers = if settings.is_chosen("envelope.headers") {
+        settings.list("envelope.headers")
+    } else {
+        // The value of `payload` does not tell what happened.
+        let usual: &[&str] = match format {
+            Format::Envelope => &["event_id"],
+            Format::Payload => &["event_id", "event_type"],
+        };
+        usual.iter().map(|name| (*name).to_owned()).collect()
+    };
+    EventConfig {
+        columns: ColumnMap::new(|field| field_config(settings, field)),
+        payload_encoding: match settings.choice("outbox.payload_encoding").as_str() {
+            "text" => PayloadEncoding::Text,
+            _ => PayloadEncoding::Auto,
+        },
+        topic: settings.text("route.topic"),
+        default_topic: settings.text("route.default"),
+        format,
+        headers,
+    }
+}
+
+fn field_config(settings: &mut Settings, field: Field) -> FieldConfig {
+    let path = format!("outbox.columns.{}", field.name());
+    let chosen = settings.is_chosen(&path);
+    let Some(setting) = settings.get(&path) else {
+        return FieldConfig::default();
+    };
+    let origin = setting.origin.clone();
+    let (source, default) = match &setting.value {
+        Value::String(name) if name.is_empty() => (None, None),
+        Value::String(name) => (Some(Source::Column(name.clone())), None),
+        Value::Table(table) => {
+            let mut entries: BTreeMap<_, _> = table
+                .iter()
+                .filter_map(|(name, value)| Some((name.as_str(), plain(value)?)))
+                .collect();
+            let default = entries.remove("default");
+            let source = match entries.into_iter().collect::<Vec<_>>().as_slice() {
+                [("column", name)] => Some(Source::Column(name.clone())),
+                [("payload", pointer)] => Some(Source::Payload(pointer.clone())),
+                [("const", value)] => Some(Source::Const(value.clone())),
+                _ => None,
+            };
+            if source.is_none() {
+                settings.problem(format!(
+                    "{path} ({origin}): expected {}",
+                    expected(Kind::Field)
+                ));
+            }
+            (source, default)
+        }
+        _ => {
+            settings.problem(format!(
+                "{path} ({origin}): expected {}",
+                expected(Kind::Field)
+            ));
+            (None, None)
+        }
+    };
+    FieldConfig {
+        source,
+        default,
+        chosen,
+    }
+}
+
+fn status(settings: &mut Settings) -> StatusConfig {
+    let mut column = |path: &str| {
+        let name = settings.text(path);
+        let chosen = settings.is_chosen(path);
+        StatusColumn {
+            name: (!name.is_empty()).then_some(name),
+            chosen,
+        }
+    };
+    let status = column("outbox.status.status");
+    let sent_at = column("outbox.status.sent_at");
+    let sent_flag = column("outbox.status.sent_flag");
+    let mode = match settings.choice("outbox.status.mode").as_str() {
+        "ledger" => Mode::Ledger,
+        "delete" => Mode::Delete,
+        "none" => Mode::None,
+        _ => Mode::Update,
+    };
+    StatusConfig {
+        mode,
+        status,
+        sent_at,
+        sent_flag,
+        label_pending: settings.text("outbox.status.labels.pending"),
+        label_sent: settings.text("outbox.status.labels.sent"),
+    }
+}
+
+fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
+    let bootstrap_servers = settings.text("kafka.bootstrap_servers");
+    if bootstrap_servers.trim().is_empty() {
+        settings.problem("kafka.bootstrap_servers: expected host:port of at least one broker");
+    }
+    let mut properties = settings.table("kafka.properties");
+    if settings.is_chosen("kafka.properties_file") {
+        let path = settings.text("kafka.properties_file");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let lines = text.lines().map(str::trim);
+                for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                    match line.split_once('=') {
+                        Some((name, value)) => {
+                            properties.insert(name.trim().to_owned(), value.trim().to_owned());
+                        }
+                        None => settings.problem(format!(
+                            "kafka.properties_file: {path}: expected name=value in each line"
+                        )),
+                    }
+                }
+            }
+            Err(error) => settings.problem(format!("kafka.properties_file: {path}: {error}")),
+        }
+    }
+    for name in properties.keys() {
+        if let Some(reason) = reserved_property(name) {
+            settings.problem(format!("kafka.properties: {name} cannot be set: {reason}"));
+        }
+    }
+    let events = usize::try_from(settings.number("kafka.in_flight_events")).unwrap_or(usize::MAX);
+    let bytes = settings.size("kafka.in_flight_bytes");
+    let per_key = settings.number("kafka.max_in_flight_per_key");
+    let limits = Limits {
+        events,
+        bytes,
+        per_key: u32::try_from(per_key).unwrap_or(u32::MAX),
+    };
+    let kafka = KafkaConfig {
+        bootstrap_servers,
+        properties,
+        in_flight_events: events,
+        in_flight_bytes: bytes,
+    };
+    (kafka, limits)
+}
+
+fn admin(settings: &mut Settings) -> AdminConfig {
+    let listen = settings.text("admin.listen");
+    let address = match listen.parse::<SocketAddr>() {
+        Ok(address) => Some(address),
+        Err(_) if listen.is_empty() => None,
+        Err(_) => {
+            settings.problem(format!("admin.listen: {listen:?} is not address:port"));
+            None
+        }
+    };
+    AdminConfig {
+        listen: address,
+        hosts: settings.list("admin.hosts"),
+        metrics: settings.boolean("metrics.enabled"),
+    }
+}
+
+fn log(settings: &mut Settings) -> LogConfig {
+    let format = match settings.choice("log.format").as_str() {
+        "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
+        _ => LogFormat::Auto,
+    };
+    let level = settings
+        .choice("log.level")
+        .parse()
+        .unwrap_or(tracing::Level::INFO);
+    LogConfig { format, level }
+}

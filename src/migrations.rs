@@ -1,0 +1,190 @@
+//! The migrations, which are part of the binary. The files work as they are for the default names;
+//! other names are put in their place here, quoted.
+
+use crate::outbox::status::Mode;
+use crate::postgres::{TableName, quote_ident, quote_literal};
+use crate::relay::RelayConfig;
+
+/// The names in the files.
+pub struct Names {
+    /// The outbox table.
+    pub table: TableName,
+    /// The publication.
+    pub publication: String,
+    /// The relay's role.
+    pub role: String,
+    /// The columns that the relay writes.
+    pub status_columns: Vec<String>,
+    /// The column that identifies an event.
+    pub id: String,
+    /// Whether the relay removes rows.
+    pub deletes: bool,
+}
+
+impl Names {
+    /// The configured names.
+    pub fn of(config: &RelayConfig) -> Self {
+        use crate::outbox::columns::{Field, Source};
+        let status = &config.status;
+        let columns = [&status.status, &status.sent_at, &status.sent_flag];
+        let is_usual = columns.iter().all(|column| !column.chosen);
+        let mut status_columns: Vec<_> = columns
+            .iter()
+            .filter_map(|column| column.name.clone())
+            .collect();
+        if is_usual {
+            // What later versions write into our own table, too.
+            status_columns = [
+                "status",
+                "attempts",
+                "next_attempt_at",
+                "last_error",
+                "sent_at",
+            ]
+            .map(str::to_owned)
+            .to_vec();
+        }
+        let id = match &config.events.columns.get(Field::Id).source {
+            Some(Source::Column(name)) => name.clone(),
+            _ => "id".to_owned(),
+        };
+        Self {
+            table: config.table.clone(),
+            publication: config.publication.clone(),
+            role: "outboxd".to_owned(),
+            status_columns,
+            id,
+            deletes: status.mode == Mode::Delete,
+        }
+    }
+}
+
+/// One file with its names put in place.
+pub struct Migration {
+    /// The file's name.
+    pub name: &'static str,
+    /// Its text.
+    pub sql: String,
+    /// Whether it makes the outbox table.
+    pub makes_table: bool,
+}
+
+const FILES: [(&str, &str); 4] = [
+    (
+        "0001_outbox.sql",
+        include_str!("../migrations/0001_outbox.sql"),
+    ),
+    (
+        "0002_outboxd.sql",
+        include_str!("../migrations/0002_outboxd.sql"),
+    ),
+    (
+        "0003_publication.sql",
+        include_str!("../migrations/0003_publication.sql"),
+    ),
+    (
+        "0004_roles.sql",
+        include_str!("../migrations/0004_roles.sql"),
+    ),
+];
+
+/// Every migration, in order.
+pub fn migrations(names: &Names) -> Vec<Migration> {
+    FILES
+        .iter()
+        .map(|(name, text)| Migration {
+            name,
+            sql: substitute(text, names),
+            makes_table: *name == "0001_outbox.sql",
+        })
+        .collect()
+}
+
+fn substitute(text: &str, names: &Names) -> String {
+    let table = names.table.to_string();
+    let schema = quote_ident(&names.table.schema);
+    let publication = quote_ident(&names.publication);
+    let columns: Vec<_> = names
+        .status_columns
+        .iter()
+        .map(|name| quote_ident(name))
+        .collect();
+    let mut sql = text
+        .replace(
+            "pubname = 'outboxd'",
+            &format!("pubname = {}", quote_literal(&names.publication)),
+        )
+        .replace(
+            "CREATE PUBLICATION outboxd ",
+            &format!("CREATE PUBLICATION {publication} "),
+        )
+        .replace(
+            "SCHEMA public, outboxd",
+            &format!("SCHEMA {schema}, outboxd"),
+        )
+        .replace("o.id::text", &format!("o.{}::text", quote_ident(&names.id)))
+        .replace(
+            "UPDATE (status, attempts, next_attempt_at, last_error, sent_at)",
+            &format!("UPDATE ({})", columns.join(", ")),
+        )
+        .replace("public.outbox", &table);
+    if names.table.schema != "public" && sql.contains("CREATE TABLE IF NOT EXISTS") {
+        sql = sql.replacen(
+            &format!("CREATE TABLE IF NOT EXISTS {table}"),
+            &format!("CREATE SCHEMA IF NOT EXISTS {schema};\nCREATE TABLE IF NOT EXISTS {table}"),
+            1,
+        );
+    }
+    if names.deletes {
+        sql = sql.replace(
+            &format!("GRANT SELECT ON {table}"),
+            &format!("GRANT SELECT, DELETE ON {table}"),
+        );
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(table: &str) -> Names {
+        Names {
+            table: TableName::parse(table).unwrap(),
+            publication: "outboxd".to_owned(),
+            role: "outboxd".to_owned(),
+            status_columns: vec!["sent".to_owned()],
+            id: "id".to_owned(),
+            deletes: false,
+        }
+    }
+
+    #[test]
+    fn other_names_are_put_in_place_quoted() {
+        let all: String = migrations(&Names {
+            publication: "it's".to_owned(),
+            id: "Event Id".to_owned(),
+            deletes: true,
+            ..names("\"My Sales\".\"Out\"")
+        })
+        .iter()
+        .map(|migration| migration.sql.clone())
+        .collect();
+        assert!(
+            !all.contains("public.outbox") && !all.contains("SCHEMA public"),
+            "{all}"
+        );
+        for part in [
+            "CREATE SCHEMA IF NOT EXISTS \"My Sales\";",
+            "CREATE TABLE IF NOT EXISTS \"My Sales\".\"Out\" (",
+            "pubname = 'it''s'",
+            "CREATE PUBLICATION \"it's\" FOR TABLE \"My Sales\".\"Out\"",
+            "GRANT UPDATE (\"sent\") ON \"My Sales\".\"Out\"",
+            "GRANT SELECT, DELETE ON \"My Sales\".\"Out\"",
+            "o.\"Event Id\"::text",
+            "GRANT USAGE ON SCHEMA \"My Sales\", outboxd",
+        ] {
+            assert!(all.contains(part), "{part} is not in {all}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A relay on a thread of its own: started, watched, stopped.
+//!
+//! The relay's loop has a thread and a runtime to itself, so that nothing of the process around it,
+//! and nothing of the admin pages, can hold it up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{Board, Outcome, RelayConfig, Status, run};
+use crate::failure::{Code, Failure};
+use crate::metrics::Meters;
+use crate::shutdown::Stop;
+
+/// A running relay.
+pub struct Relay {
+    status: watch::Receiver<Status>,
+    stop: watch::Sender<Stop>,
+    pulse: Pulse,
+    outcome: oneshot::Receiver<Outcome>,
+    thread: JoinHandle<()>,
+}
+
+/// Shows that the relay's loop turns.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    began: Instant,
+    beats_at: Arc<AtomicU64>,
+}
+
+/// The loop beats this often.
+const BEAT: Duration = Duration::from_millis(500);
+
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            beats_at: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    fn beat(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beats_at.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long ago the loop last turned.
+    pub fn age(&self) -> Duration {
+        let beat = Duration::from_millis(self.beats_at.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(beat)
+    }
+}
+
+impl Relay {
+    /// Starts a relay on a thread of its own.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(config: RelayConfig) -> std::io::Result<Self> {
+        let meters = Meters::new();
+        let mut board = Board::new(&config.id, &config.slot, meters.clone());
+        let status = board.watch();
+        let (stop, stopped) = watch::channel(Stop::No);
+        let (done, outcome) = oneshot::channel();
+        let pulse = Pulse::new();
+        let beating = pulse.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name("outboxd-relay".to_owned())
+            .spawn(move || {
+                let outcome = runtime.block_on(async {
+                    tokio::spawn(async move {
+                        let mut beats = tokio::time::interval(BEAT);
+                        loop {
+                            beats.tick().await;
+                            beating.beat();
+                        }
+                    });
+                    run(&config, &mut board, &stopped, &meters).await
+                });
+                // Nobody listening is no reason to fail.
+                let _ = done.send(outcome);
+            })?;
+        Ok(Self {
+            status,
+            stop,
+            pulse,
+            outcome,
+            thread,
+        })
+    }
+
+    /// What the relay shows of itself.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Shows that its loop turns.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Tells it to finish what it has begun within `grace`.
+    pub fn stop_within(&self, grace: Duration) {
+        self.stop
+            .send_replace(Stop::By(tokio::time::Instant::now() + grace));
+    }
+
+    /// Tells it to end.
+    pub fn stop_now(&self) {
+        self.stop.send_replace(Stop::Now);
+    }
+
+    /// Waits until it has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Outcome {
+        match (&mut self.outcome).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let text = "the relay's thread ended without an outcome";
+                Outcome::Halted(Failure::new(Code::Bug, text))
+            }
+        }
+    }
+
+    /// Stops it in order and waits for its end.
+    pub async fn stop(mut self, grace: Duration) -> Outcome {
+        self.stop_within(grace);
+        let outcome = self.ended().await;
+        // Its outcome was its last act.
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        outcome
+    }
+}

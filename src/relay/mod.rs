@@ -1,0 +1,207 @@
+//! The relay: captures committed rows, publishes them, settles each, and confirms the LSN.
+//!
+//! In reading order: [`run`] connects a session, runs it, and decides by its end what comes next;
+//! `place` takes the relay's place; `preflight` checks, `create` makes what is missing; `sweep` publishes what is older than the
+//! slot; `session` is the loop; `capture`, `publish`, `settle` and `confirm` are its verbs, and
+//! `disposition` says what every error means.
+
+mod board;
+mod capture;
+mod confirm;
+mod create;
+mod disposition;
+mod finding;
+mod flow;
+mod handle;
+mod monitor;
+mod place;
+mod preflight;
+mod publish;
+mod session;
+mod settle;
+#[cfg(test)]
+mod simulation;
+mod sweep;
+mod topics;
+
+pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status};
+pub use create::create_slot;
+pub use disposition::Fate;
+pub use finding::{Finding, Severity};
+pub use handle::{Pulse, Relay};
+pub use preflight::{Preflight, preflight};
+pub use session::End;
+pub use settle::SettleConfig;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::ack::Limits;
+use crate::failure::{Code, Failure};
+use crate::metrics::{Meters, count_error};
+use crate::outbox::EventConfig;
+use crate::outbox::status::StatusConfig;
+use crate::postgres::{Server, SqlSession, TableName};
+use crate::retry::Backoff;
+use crate::shutdown::Stop;
+use crate::sink::KafkaConfig;
+use crate::status::{LastError, RelayRow};
+
+/// What is published, besides what the stream brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Also the unsent rows that are older than the slot.
+    Pending,
+    /// Nothing.
+    Stream,
+}
+
+/// Everything that a relay needs to know.
+#[derive(Debug, Clone)]
+pub struct RelayConfig {
+    /// Names the relay in its database: several can share one.
+    pub id: String,
+    /// Whether to wait while another relay has the place; otherwise the process ends.
+    pub standby: bool,
+    /// How long to wait between attempts to connect.
+    pub reconnect: Backoff,
+    /// The database.
+    pub server: Server,
+    /// The replication slot.
+    pub slot: String,
+    /// The publication.
+    pub publication: String,
+    /// Whether to create publication and slot where they are missing.
+    pub create: bool,
+    /// The outbox.
+    pub table: TableName,
+    /// Rows above this are refused, in bytes.
+    pub max_row_bytes: usize,
+    /// What is published, besides what the stream brings.
+    pub start: Start,
+    /// The columns that order a sweep; none for the default.
+    pub sweep_order: Vec<String>,
+    /// How rows become events.
+    pub events: EventConfig,
+    /// How statuses are written.
+    pub status: StatusConfig,
+    /// How runs are settled.
+    pub settle: SettleConfig,
+    /// What may be in flight.
+    pub limits: Limits,
+    /// Kafka.
+    pub kafka: KafkaConfig,
+}
+
+/// How a relay ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was told to stop. `drained` if the next start repeats nothing.
+    Stopped {
+        /// Whether everything that was read is settled and confirmed.
+        drained: bool,
+    },
+    /// A person has to do something.
+    Halted(Failure),
+    /// Another relay has the place, and this one was not to wait.
+    Fenced(Failure),
+}
+
+/// How long to wait before the place or the slot is tried again.
+const STANDBY_WAIT: Duration = Duration::from_millis(500);
+/// A session that lasted this long was a good one: the next failure is a first one.
+const GOOD_SESSION: Duration = Duration::from_secs(30);
+/// What is written about the end must not delay it for longer.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Runs a relay until it is told to stop, or must. Sessions come and go within.
+pub async fn run(
+    config: &RelayConfig,
+    board: &mut Board,
+    stop: &watch::Receiver<Stop>,
+    meters: &Meters,
+) -> Outcome {
+    let mut failures = 0u32;
+    let mut said = None;
+    loop {
+        let began = Instant::now();
+        let end = Box::pin(place::session(config, board, stop.clone(), meters)).await;
+        let fate = match end {
+            End::Stopped { drained } => {
+                remember(config, "stopped", None).await;
+                return Outcome::Stopped { drained };
+            }
+            End::Failed(fate) => fate,
+        };
+        if began.elapsed() >= GOOD_SESSION {
+            failures = 0;
+        }
+        let wait = match fate {
+            Fate::Halt(failure) => {
+                board.show_state(State::Halted, Some(&failure));
+                remember(config, "halted", Some(&failure)).await;
+                return Outcome::Halted(failure);
+            }
+            Fate::StandBy(failure) if !config.standby => return Outcome::Fenced(failure),
+            Fate::StandBy(failure) => {
+                if said.as_ref() != Some(&failure) {
+                    tracing::info!(code = %failure.code, reason = failure.message, "standing by");
+                }
+                board.show_state(State::Standby, None);
+                said = Some(failure);
+                STANDBY_WAIT
+            }
+            Fate::Reconnect(failure) => {
+                failures += 1;
+                count_error("postgres", "unavailable");
+                meters.reconnects.increment(1);
+                let wait = config.reconnect.wait(failures, fastrand::f64());
+                tracing::warn!(
+                    code = %failure.code,
+                    error = failure.message,
+                    remedy = failure.code.remedy(),
+                    wait_ms = wait.as_millis(),
+                    "the session ended; trying again"
+                );
+                board.show_state(State::Starting, Some(&failure));
+                wait
+            }
+        };
+        let mut stop = stop.clone();
+        tokio::select! {
+            () = sleep(wait) => {}
+            _ = stop.wait_for(|stop| *stop != Stop::No) => {
+                return Outcome::Stopped { drained: true };
+            }
+        }
+    }
+}
+
+/// Tells the database how the relay ended, for those who ask there. Nothing depends on it.
+async fn remember(config: &RelayConfig, state: &str, failure: Option<&Failure>) {
+    let error = failure.map(LastError::from);
+    let write = async {
+        let session = SqlSession::open(&config.server, "last words").await?;
+        RelayRow::remember_state(&session.client, &config.id, state, error.as_ref()).await
+    };
+    match tokio::time::timeout(LAST_WORDS, write).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "could not record the state"),
+        Err(_) => tracing::debug!("could not record the state in time"),
+    }
+}
+
+/// What an error of PostgreSQL means to a command that was `doing` something.
+pub fn fate_of(error: &crate::postgres::Error, doing: &str) -> Fate {
+    disposition::of_postgres(error, doing)
+}
+
+/// The failure of a relay that was fenced.
+fn fenced(config: &RelayConfig) -> Failure {
+    Failure::new(
+        Code::Fenced,
+        format!("another session has the place of relay \"{}\"", config.id),
+    )
+}

@@ -1,0 +1,131 @@
+//! The monitor: looks at what can go wrong behind the stream's back, on a connection of its own.
+//!
+//! The publication can be dropped and made again between two looks, so it is compared by what
+//! changes then, not by name. Our walsender can become a synchronous standby when somebody reloads
+//! the configuration; commits would then wait for us, and we for our own.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::disposition::{Fate, of_postgres};
+use crate::failure::{Code, Failure};
+use crate::metrics::Meters;
+use crate::postgres::{Error, Publication, Slot, SqlSession};
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What it looks at.
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    pub(super) slot: String,
+    pub(super) publication: String,
+    pub(super) fingerprint: String,
+    pub(super) table: u32,
+    pub(super) walsender_pid: i32,
+}
+
+/// What it saw last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sight {
+    pub(super) slot: Option<Slot>,
+    pub(super) trouble: Option<Fate>,
+}
+
+/// Looks, until there is trouble or nobody wants to know.
+pub(super) async fn watch_over(
+    session: SqlSession,
+    watched: Watched,
+    sights: watch::Sender<Sight>,
+    meters: Meters,
+) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_unreserved = false;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = sights.closed() => return,
+        }
+        let sight = match look(&session, &watched, &meters).await {
+            Ok(sight) => sight,
+            Err(error) => {
+                let trouble = Some(of_postgres(&error, "watch slot and publication"));
+                Sight {
+                    slot: None,
+                    trouble,
+                }
+            }
+        };
+        let status = sight
+            .slot
+            .as_ref()
+            .and_then(|slot| slot.wal_status.as_deref());
+        let is_unreserved = status == Some("unreserved");
+        if is_unreserved && !was_unreserved {
+            tracing::warn!(
+                slot = watched.slot,
+                "the slot keeps more WAL than max_slot_wal_keep_size: it is lost at the next \
+                 checkpoint unless the relay catches up"
+            );
+        }
+        was_unreserved = is_unreserved;
+        let is_over = sight.trouble.is_some();
+        sights.send_replace(sight);
+        if is_over {
+            // The session ends because of it; until then the connection stays.
+            sights.closed().await;
+            return;
+        }
+    }
+}
+
+async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Result<Sight, Error> {
+    let client = &session.client;
+    let slot = Slot::load(client, &watched.slot).await?;
+    let publication = Publication::load(client, &watched.publication, watched.table).await?;
+    let row = client
+        .query_one(
+            "SELECT (SELECT sync_state FROM pg_stat_replication WHERE pid = $1), \
+                    (SELECT sum(pg_total_relation_size(relid))::int8 \
+                     FROM pg_partition_tree($2::oid::regclass)), \
+                    pg_total_relation_size($2::oid::regclass)",
+            &[&watched.walsender_pid, &watched.table],
+        )
+        .await?;
+    let (sync_state, tree, table): (Option<String>, Option<i64>, Option<i64>) =
+        (row.get(0), row.get(1), row.get(2));
+    #[expect(clippy::cast_precision_loss, reason = "a size for a gauge")]
+    meters
+        .table_bytes
+        .set(tree.unwrap_or(0).max(table.unwrap_or(0)) as f64);
+    let halt = |code, text: String| Some(Fate::Halt(Failure::new(code, text)));
+    let lost = slot.as_ref().is_some_and(Slot::is_lost);
+    let trouble = if let Some(state) = sync_state.filter(|state| state != "async") {
+        halt(
+            Code::SynchronousStandby,
+            format!("our walsender's sync_state is \"{state}\""),
+        )
+    } else if publication.as_ref().map(|found| &found.fingerprint) != Some(&watched.fingerprint) {
+        let name = &watched.publication;
+        halt(
+            Code::PublicationLost,
+            format!("publication \"{name}\" was dropped or changed while the relay ran"),
+        )
+    } else if slot.is_none() {
+        halt(
+            Code::SlotMissing,
+            format!("slot \"{}\" is gone", watched.slot),
+        )
+    } else if lost {
+        halt(
+            Code::SlotLost,
+            format!("slot \"{}\" was invalidated", watched.slot),
+        )
+    } else {
+        None
+    };
+    Ok(Sight { slot, trouble })
+}

@@ -1,0 +1,379 @@
+//! Taking the relay's place, and everything between that and the first message.
+//!
+//! The order matters. The lock comes first, so that one relay alone looks at the slot and sweeps;
+//! then the checks; the publication before the slot; the record that a sweep is due before the slot
+//! that makes it due; and the stream last.
+
+use std::rc::Rc;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::board::{Board, State};
+use super::capture::Capture;
+use super::create::{create_publication, create_slot};
+use super::disposition::{Fate, of_postgres, of_store};
+use super::finding::Severity;
+use super::flow::Flow;
+use super::monitor::{Sight, Watched, watch_over};
+use super::preflight::{Outbox, preflight};
+use super::session::{End, Session};
+use super::sweep::{Sweep, SweepPlan, Swept};
+use super::{RelayConfig, STANDBY_WAIT, Start, fenced};
+use crate::failure::{Code, Failure};
+use crate::lsn::Lsn;
+use crate::metrics::Meters;
+use crate::outbox::columns::Field;
+use crate::postgres::{
+    Error, Identity, Publication, ReplicationConnection, ServerFacts, SqlSession,
+};
+use crate::shutdown::Stop;
+use crate::sink::{KafkaSink, Sink};
+use crate::status::{PgStatusStore, RelayRow, StoreOptions, Sweep as SweepState};
+
+/// One session, from connecting to its end.
+pub(super) async fn session(
+    config: &RelayConfig,
+    board: &mut Board,
+    stop: watch::Receiver<Stop>,
+    meters: &Meters,
+) -> End {
+    let mut asked = stop.clone();
+    let place = tokio::select! {
+        biased;
+        _ = asked.wait_for(|stop| *stop != Stop::No) => return End::Stopped { drained: true },
+        place = Place::take(config, board) => place,
+    };
+    let place = match place {
+        Ok(place) => place,
+        Err(fate) => return End::Failed(fate),
+    };
+    match place.stream(config, board, stop, meters).await {
+        Ok(end) => end,
+        Err(fate) => End::Failed(fate),
+    }
+}
+
+/// The place of one relay: the lock, and the epoch that came with it.
+struct Place {
+    /// Holds the lock as long as it lives, and writes the statuses.
+    writer: Rc<SqlSession>,
+    row: RelayRow,
+    facts: ServerFacts,
+}
+
+impl Place {
+    /// Waits for the lock.
+    async fn take(config: &RelayConfig, board: &mut Board) -> Result<Self, Fate> {
+        let writer = SqlSession::open(&config.server, "status writer").await;
+        let writer = Rc::new(writer.map_err(|error| of_postgres(&error, "connect"))?);
+        let connect = |error: Error| of_postgres(&error, "take the relay's place");
+        let facts = ServerFacts::load(&writer.client).await.map_err(connect)?;
+        if facts.in_recovery {
+            let text = "the server is a standby";
+            return Err(Fate::Reconnect(Failure::new(Code::InRecovery, text)));
+        }
+        if !facts.has_schema {
+            let text = "there is no table outboxd.relay";
+            return Err(Fate::Halt(Failure::new(Code::SchemaMissing, text)));
+        }
+        let holder = holder();
+        loop {
+            let row = RelayRow::take_place(&writer.client, &config.id, &holder).await;
+            if let Some(row) = row.map_err(connect)? {
+                tracing::info!(relay = config.id, epoch = row.epoch, position = %row.position, "took the place");
+                return Ok(Self { writer, row, facts });
+            }
+            if !config.standby {
+                return Err(Fate::StandBy(fenced(config)));
+            }
+            board.show_state(State::Standby, None);
+            sleep(STANDBY_WAIT).await;
+        }
+    }
+
+    async fn stream(
+        self,
+        config: &RelayConfig,
+        board: &mut Board,
+        mut stop: watch::Receiver<Stop>,
+        meters: &Meters,
+    ) -> Result<End, Fate> {
+        board.show_state(State::Starting, None);
+        let control = SqlSession::open_at(&config.server, &self.writer.address, "control").await;
+        let control = control.map_err(|error| of_postgres(&error, "connect"))?;
+        let found = preflight(&control.client, config).await;
+        let found = found.map_err(|error| of_postgres(&error, "check the set-up"))?;
+        if let Some(finding) = found.first_error() {
+            return Err(Fate::Halt(finding.failure()));
+        }
+        for finding in found
+            .findings
+            .iter()
+            .filter(|f| f.severity == Severity::Warning)
+        {
+            tracing::warn!(code = %finding.code, observed = finding.observed, fix = finding.fix, "preflight");
+        }
+        let Some(outbox) = found.outbox else {
+            return Err(Fate::Halt(Failure::new(
+                Code::TableMissing,
+                "the outbox table is gone",
+            )));
+        };
+        let connection =
+            ReplicationConnection::open(&config.server, &self.writer.address, config.max_row_bytes);
+        let connection = connection
+            .await
+            .map_err(|error| of_postgres(&error, "connect"))?;
+        let has_slot = found.slot.is_some();
+        let mut set_up = SetUp {
+            place: &self,
+            config,
+            control: &control,
+            connection,
+            outbox: &outbox,
+        };
+        let identity = set_up.check_identity().await?;
+        set_up
+            .check_publication(found.publication.as_ref(), has_slot)
+            .await?;
+
+        let mut flow = self.open_flow(config, &outbox, meters).await?;
+        let Some(swept_until) = set_up
+            .slot_and_sweep(has_slot, &mut flow, board, &mut stop)
+            .await?
+        else {
+            flow.publisher.sink.close().await;
+            return Ok(End::Stopped { drained: true });
+        };
+        let fingerprint = set_up.remember(&identity).await?;
+        let connection = set_up.connection;
+        let walsender_pid = connection.backend_pid;
+        let stream = connection.start(&config.slot, &config.publication).await;
+        let stream = stream.map_err(|error| of_postgres(&error, "start to stream"))?;
+        tracing::info!(slot = config.slot, "streaming");
+
+        let table = outbox.table.oid;
+        let watched = Watched {
+            slot: config.slot.clone(),
+            publication: config.publication.clone(),
+            fingerprint,
+            table,
+            walsender_pid,
+        };
+        let (sender, sights) = watch::channel(Sight::default());
+        tokio::spawn(watch_over(control, watched, sender, meters.clone()));
+        board.show_state(State::CatchingUp, None);
+        board.update(|status| {
+            status.checks.stream = true;
+            status.checks.publication = true;
+            status.checks.slot = true;
+        });
+        let capture = Capture::new(outbox.events, table, self.row.position);
+        let session = Session::new(stream, capture, flow, swept_until, meters.clone());
+        let trouble = trouble(&self.writer, sights.clone());
+        Ok(session.run(board, stop, trouble, Some(sights)).await)
+    }
+
+    async fn open_flow(
+        &self,
+        config: &RelayConfig,
+        outbox: &Outbox,
+        meters: &Meters,
+    ) -> Result<Flow<KafkaSink, PgStatusStore>, Fate> {
+        let id = outbox.events.mapping().column(Field::Id);
+        let id = id.ok_or_else(|| Fate::Halt(Failure::new(Code::Map, "the id is no column")))?;
+        let options = StoreOptions {
+            relay_id: &config.id,
+            epoch: self.row.epoch,
+            table: &outbox.table,
+            id,
+            status: &outbox.status,
+            deadlock_timeout: self.facts.deadlock_timeout,
+        };
+        let store = PgStatusStore::open(Rc::clone(&self.writer), &options).await;
+        let store = Rc::new(store.map_err(|error| of_store(&error))?);
+        let mut sink = KafkaSink::open(&config.kafka)
+            .map_err(|text| Fate::Halt(Failure::new(Code::KafkaConfig, text)))?;
+        sink.probe();
+        let position = self.row.position;
+        Ok(Flow::new(
+            sink,
+            store,
+            config.limits,
+            config.settle,
+            position,
+            meters.clone(),
+        ))
+    }
+}
+
+/// What the steps between the place and the stream share.
+struct SetUp<'a> {
+    place: &'a Place,
+    config: &'a RelayConfig,
+    control: &'a SqlSession,
+    connection: ReplicationConnection,
+    outbox: &'a Outbox,
+}
+
+impl SetUp<'_> {
+    /// The position belongs to one server and time line, and to no other.
+    async fn check_identity(&mut self) -> Result<Identity, Fate> {
+        let identity = self.connection.identify().await;
+        let identity = identity.map_err(|error| of_postgres(&error, "identify the server"))?;
+        match &self.place.row.identity {
+            Some(known) if *known != identity => {
+                let text = format!(
+                    "the position belongs to system {} on time line {}, the server is system {} on \
+                     time line {}",
+                    known.system_id, known.timeline, identity.system_id, identity.timeline
+                );
+                Err(Fate::Halt(Failure::new(Code::IdentityChanged, text)))
+            }
+            _ => Ok(identity),
+        }
+    }
+
+    /// The publication is there before the slot, and is the one that the slot was first read with.
+    async fn check_publication(
+        &self,
+        publication: Option<&Publication>,
+        has_slot: bool,
+    ) -> Result<(), Fate> {
+        let name = &self.config.publication;
+        let known = self.place.row.publication.as_ref();
+        match publication {
+            None => create_publication(&self.control.client, name, &self.outbox.table.name).await,
+            Some(found) if has_slot && known.is_some_and(|known| *known != found.fingerprint) => {
+                let text =
+                    format!("publication \"{name}\" was dropped or changed since the last run");
+                Err(Fate::Halt(Failure::new(Code::PublicationLost, text)))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Creates the slot if need be, and publishes what is older than it. Gives up to where the
+    /// stream may repeat what was swept; nothing if it was told to stop.
+    async fn slot_and_sweep(
+        &mut self,
+        has_slot: bool,
+        flow: &mut Flow<KafkaSink, PgStatusStore>,
+        board: &mut Board,
+        stop: &mut watch::Receiver<Stop>,
+    ) -> Result<Option<Lsn>, Fate> {
+        let row = &self.place.row;
+        if !has_slot && row.identity.is_some() {
+            let text = format!(
+                "slot \"{}\" is gone, and was read until {}",
+                self.config.slot, row.position
+            );
+            return Err(Fate::Halt(Failure::new(Code::SlotMissing, text)));
+        }
+        let sweeps = self.config.start == Start::Pending && row.sweep != SweepState::Complete;
+        if sweeps {
+            self.remember_sweep(SweepState::Incomplete, Lsn::INVALID)
+                .await?;
+        }
+        let snapshot = if has_slot {
+            None
+        } else {
+            let client = &self.control.client;
+            let created = create_slot(client, &mut self.connection, &self.config.slot);
+            let created = tokio::select! {
+                biased;
+                created = created => created?,
+                _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(None),
+            };
+            Some(created.snapshot)
+        };
+        if !sweeps {
+            if row.sweep != SweepState::Complete {
+                self.remember_sweep(SweepState::Complete, Lsn::INVALID)
+                    .await?;
+            }
+            return Ok(Some(row.sweep_until));
+        }
+        let session =
+            SqlSession::open_at(&self.config.server, &self.place.writer.address, "sweep").await;
+        let session = session.map_err(|error| of_postgres(&error, "connect"))?;
+        let plan = SweepPlan {
+            relay_id: &self.config.id,
+            table: &self.outbox.table,
+            map: &self.outbox.events,
+            pending: &self.outbox.status.pending,
+            order: &self.config.sweep_order,
+            snapshot: snapshot.as_deref(),
+            position: row.position,
+        };
+        let sweep = Sweep::open(session, &plan).await?;
+        match sweep.run(flow, board, stop).await? {
+            Swept::Stopped => Ok(None),
+            Swept::Done(until) => {
+                self.remember_sweep(SweepState::Complete, until).await?;
+                Ok(Some(until))
+            }
+        }
+    }
+
+    async fn remember_sweep(&self, sweep: SweepState, until: Lsn) -> Result<(), Fate> {
+        let (client, epoch) = (&self.place.writer.client, self.place.row.epoch);
+        let kept = RelayRow::remember_sweep(client, &self.config.id, epoch, sweep, until).await;
+        self.still_ours(kept)
+    }
+
+    /// What the stream belongs to is recorded before the stream is read. Gives the publication's
+    /// fingerprint.
+    async fn remember(&self, identity: &Identity) -> Result<String, Fate> {
+        let table = self.outbox.table.oid;
+        let name = &self.config.publication;
+        let found = Publication::load(&self.control.client, name, table).await;
+        let found = found.map_err(|error| of_postgres(&error, "read the publication"))?;
+        let fingerprint = found.map(|found| found.fingerprint).unwrap_or_default();
+        let (client, epoch) = (&self.place.writer.client, self.place.row.epoch);
+        let kept = RelayRow::remember_stream(
+            client,
+            &self.config.id,
+            epoch,
+            identity,
+            &self.config.slot,
+            &fingerprint,
+        );
+        self.still_ours(kept.await)?;
+        let kept = RelayRow::remember_state(client, &self.config.id, "running", None).await;
+        kept.map_err(|error| of_postgres(&error, "record the state"))?;
+        Ok(fingerprint)
+    }
+
+    fn still_ours(&self, kept: Result<bool, Error>) -> Result<(), Fate> {
+        match kept.map_err(|error| of_postgres(&error, "record the state"))? {
+            true => Ok(()),
+            false => Err(Fate::StandBy(fenced(self.config))),
+        }
+    }
+}
+
+/// The first thing that ends a session from outside: the writer's connection, or what the monitor
+/// saw.
+async fn trouble(writer: &SqlSession, mut sights: watch::Receiver<Sight>) -> Fate {
+    let seen = async {
+        match sights.wait_for(|sight| sight.trouble.is_some()).await {
+            Ok(sight) => sight.trouble.clone(),
+            Err(_) => None,
+        }
+    };
+    let lost = |text: String| Fate::Reconnect(Failure::new(Code::PostgresUnavailable, text));
+    tokio::select! {
+        reason = writer.ended() => lost(format!("the status writer's connection ended: {reason}")),
+        trouble = seen => {
+            trouble.unwrap_or_else(|| lost("the monitor's connection ended".to_owned()))
+        }
+    }
+}
+
+/// Who has the place, for people.
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} pid {}", host.trim(), std::process::id())
+}

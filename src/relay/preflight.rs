@@ -1,0 +1,403 @@
+//! Preflight: what must be right before anything is streamed, as findings that say how to mend it.
+//! Nothing is changed here.
+
+use tokio_postgres::Client;
+
+use super::RelayConfig;
+use super::finding::{Finding, Severity};
+use crate::failure::Code;
+use crate::outbox::EventMap;
+use crate::outbox::columns::MapProblem;
+use crate::outbox::status::{Mode, Pending, StatusMap};
+use crate::postgres::{Error, OutboxTable, Publication, ServerFacts, Slot, quote_ident};
+
+/// What preflight found out.
+#[derive(Debug, Default)]
+pub struct Preflight {
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+    /// The table, and how its rows become events; none if there is a finding about it.
+    pub outbox: Option<Outbox>,
+    /// The publication, if there is one.
+    pub publication: Option<Publication>,
+    /// The slot, if there is one.
+    pub slot: Option<Slot>,
+}
+
+/// The outbox table with its compiled maps.
+#[derive(Debug)]
+pub struct Outbox {
+    /// The table.
+    pub table: OutboxTable,
+    /// How its rows become events.
+    pub events: EventMap,
+    /// How statuses are written.
+    pub status: StatusMap,
+}
+
+impl Preflight {
+    /// The first finding that keeps the relay from working.
+    pub fn first_error(&self) -> Option<&Finding> {
+        self.findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Error)
+    }
+}
+
+/// Looks at everything that can be seen in PostgreSQL, and changes nothing.
+///
+/// # Errors
+/// The connection broke.
+pub async fn preflight(client: &Client, config: &RelayConfig) -> Result<Preflight, Error> {
+    let mut found = Preflight::default();
+    let facts = ServerFacts::load(client).await?;
+    found.findings.extend(server_findings(&facts, config));
+    let table = OutboxTable::by_name(client, &config.table).await?;
+    let Some(table) = table else {
+        found.findings.push(Finding::error(
+            Code::TableMissing,
+            "outbox table",
+            format!("there is no table {}", config.table),
+            "the table that outbox.table names",
+            "outboxd migrate",
+        ));
+        return Ok(found);
+    };
+    found.publication = Publication::load(client, &config.publication, table.oid).await?;
+    found.slot = Slot::load(client, &config.slot).await?;
+    found.findings.extend(table_findings(&table));
+    found
+        .findings
+        .extend(publication_findings(&found, &table, config));
+    found
+        .findings
+        .extend(slot_findings(found.slot.as_ref(), config));
+    match compile(&table, config) {
+        Ok((events, status)) => {
+            found
+                .findings
+                .extend(privilege_findings(client, &table, &status).await?);
+            found.outbox = Some(Outbox {
+                table,
+                events,
+                status,
+            });
+        }
+        Err(problems) => {
+            let finding = |problem: &MapProblem| {
+                let required = "a map that fits the table";
+                let fix = Code::Map.remedy();
+                Finding::error(Code::Map, "column map", problem.to_string(), required, fix)
+            };
+            found.findings.extend(problems.iter().map(finding));
+        }
+    }
+    Ok(found)
+}
+
+fn compile(
+    table: &OutboxTable,
+    config: &RelayConfig,
+) -> Result<(EventMap, StatusMap), Vec<MapProblem>> {
+    let status = config.status.compile(&table.layout);
+    let fallback = StatusMap {
+        mode: Mode::None,
+        status: None,
+        sent_at: None,
+        sent_flag: None,
+        pending: Pending::Always,
+    };
+    let events = EventMap::compile(
+        &config.events,
+        status.as_ref().unwrap_or(&fallback),
+        &table.layout,
+    );
+    match (events, status) {
+        (Ok(events), Ok(status)) => Ok((events, status)),
+        (events, status) => {
+            let mut problems = events.err().unwrap_or_default();
+            problems.extend(status.err().unwrap_or_default());
+            Err(problems)
+        }
+    }
+}
+
+fn server_findings(facts: &ServerFacts, config: &RelayConfig) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if facts.version < 140_000 {
+        findings.push(Finding::error(
+            Code::ServerVersion,
+            "server version",
+            facts.version_name.clone(),
+            "14 or newer",
+            Code::ServerVersion.remedy(),
+        ));
+    }
+    if facts.in_recovery {
+        findings.push(Finding::error(
+            Code::InRecovery,
+            "server role",
+            "the server is a standby",
+            "the primary",
+            Code::InRecovery.remedy(),
+        ));
+    }
+    if facts.wal_level != "logical" {
+        findings.push(Finding::error(
+            Code::WalLevel,
+            "wal_level",
+            facts.wal_level.clone(),
+            "logical",
+            "ALTER SYSTEM SET wal_level = logical; -- then restart PostgreSQL",
+        ));
+    }
+    if !facts.may_replicate {
+        findings.push(Finding::error(
+            Code::PostgresPermission,
+            "right to stream",
+            format!("role \"{}\" has no REPLICATION", config.server.user),
+            "REPLICATION",
+            format!(
+                "ALTER ROLE {} REPLICATION;",
+                quote_ident(&config.server.user)
+            ),
+        ));
+    }
+    if !facts.has_schema {
+        findings.push(Finding::error(
+            Code::SchemaMissing,
+            "schema outboxd",
+            "there is no table outboxd.relay",
+            "migrations/0002_outboxd.sql",
+            "outboxd migrate",
+        ));
+    }
+    findings
+}
+
+fn table_findings(table: &OutboxTable) -> Vec<Finding> {
+    let name = &table.name;
+    if !table.is_table {
+        let observed = format!("{name} is not a table");
+        let required = "an ordinary or partitioned table";
+        let fix = "name the table itself in outbox.table";
+        return vec![Finding::error(
+            Code::TableUnsuitable,
+            "outbox table",
+            observed,
+            required,
+            fix,
+        )];
+    }
+    if !table.is_logged {
+        let observed = format!("{name} is unlogged or temporary: its rows are not in the WAL");
+        let fix = format!("ALTER TABLE {name} SET LOGGED;");
+        return vec![Finding::error(
+            Code::TableUnsuitable,
+            "outbox table",
+            observed,
+            "LOGGED",
+            fix,
+        )];
+    }
+    Vec::new()
+}
+
+fn publication_findings(
+    found: &Preflight,
+    table: &OutboxTable,
+    config: &RelayConfig,
+) -> Vec<Finding> {
+    let name = quote_ident(&config.publication);
+    let create = format!(
+        "{};",
+        Publication::create_sql(&config.publication, &table.name)
+    );
+    let title = "publication";
+    let Some(publication) = &found.publication else {
+        if found.slot.is_some() {
+            let observed = format!(
+                "slot \"{}\" is there, publication {name} is not",
+                config.slot
+            );
+            let required = "the publication that the slot was made for";
+            return vec![Finding::error(
+                Code::PublicationLost,
+                title,
+                observed,
+                required,
+                create,
+            )];
+        }
+        if config.create {
+            return Vec::new();
+        }
+        let observed = format!("there is no publication {name}");
+        let required = "one for the outbox table";
+        return vec![Finding::error(
+            Code::PublicationMissing,
+            title,
+            observed,
+            required,
+            create,
+        )];
+    };
+    let mut findings = Vec::new();
+    if !publication.contains_table {
+        let code = match found.slot {
+            Some(_) => Code::PublicationLost,
+            None => Code::PublicationUnsuitable,
+        };
+        let observed = format!("{name} does not contain {}", table.name);
+        let fix = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
+        findings.push(Finding::error(
+            code,
+            title,
+            observed,
+            "the outbox table in it",
+            fix,
+        ));
+    }
+    if !publication.inserts {
+        let observed = format!("{name} does not publish inserts");
+        let fix = format!("ALTER PUBLICATION {name} SET (publish = 'insert');");
+        let code = Code::PublicationUnsuitable;
+        findings.push(Finding::error(
+            code,
+            title,
+            observed,
+            "publish = 'insert'",
+            fix,
+        ));
+    }
+    if table.is_partitioned && !publication.via_root {
+        let observed = format!("{name} publishes partitions under their own names");
+        let fix = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
+        let required = "publish_via_partition_root = true";
+        findings.push(Finding::error(
+            Code::PublicationUnsuitable,
+            title,
+            observed,
+            required,
+            fix,
+        ));
+    }
+    if publication.publishes_more || publication.contains_others {
+        let observed = format!(
+            "{name} publishes more than inserts into the outbox: all of it is decoded, sent and \
+             ignored, also each status that the relay writes"
+        );
+        let required = "inserts of the outbox alone";
+        let fix = "outboxd migrate --print shows the publication as it should be";
+        let finding = Finding::error(Code::PublicationUnsuitable, title, observed, required, fix);
+        findings.push(finding.warning());
+    }
+    findings
+}
+
+fn slot_findings(slot: Option<&Slot>, config: &RelayConfig) -> Vec<Finding> {
+    let name = &config.slot;
+    let mut findings = Vec::new();
+    let Some(slot) = slot else {
+        if !config.create {
+            let observed = format!("there is no slot \"{name}\"");
+            let fix = "outboxd slot create";
+            findings.push(Finding::error(
+                Code::SlotMissing,
+                "slot",
+                observed,
+                "a slot",
+                fix,
+            ));
+        }
+        return findings;
+    };
+    if let Some(reason) = slot.unsuitable(&config.server.database) {
+        let observed = format!("\"{name}\" cannot be read: {reason}");
+        let required = "a logical pgoutput slot of this database";
+        let fix = Code::SlotUnsuitable.remedy();
+        findings.push(Finding::error(
+            Code::SlotUnsuitable,
+            "slot",
+            observed,
+            required,
+            fix,
+        ));
+    } else if slot.is_lost() {
+        let reason = slot.invalidation_reason.as_deref().unwrap_or("wal_removed");
+        let observed = format!("\"{name}\" was invalidated ({reason})");
+        let fix = "outboxd slot drop, then start again";
+        findings.push(Finding::error(
+            Code::SlotLost,
+            "slot",
+            observed,
+            "a valid slot",
+            fix,
+        ));
+    } else if slot.wal_status.as_deref() == Some("unreserved") {
+        let observed = format!("\"{name}\" keeps more WAL than max_slot_wal_keep_size");
+        let fix = "let the relay catch up, or raise max_slot_wal_keep_size";
+        let finding = Finding::error(Code::SlotLost, "slot", observed, "wal_status reserved", fix);
+        findings.push(finding.warning());
+    }
+    findings
+}
+
+/// The rights that the relay will need.
+async fn privilege_findings(
+    client: &Client,
+    table: &OutboxTable,
+    status: &StatusMap,
+) -> Result<Vec<Finding>, Error> {
+    let mut needed: Vec<(String, String, String)> = Vec::new();
+    let outbox = table.name.to_string();
+    let columns = [
+        status.status.as_ref().map(|(column, _)| column),
+        status.sent_at.as_ref(),
+        status.sent_flag.as_ref(),
+    ];
+    match status.mode {
+        Mode::Update => {
+            for column in columns.into_iter().flatten() {
+                let column = &column.name;
+                needed.push((outbox.clone(), "UPDATE".to_owned(), column.clone()));
+            }
+            needed.push((outbox, "SELECT".to_owned(), String::new()));
+        }
+        Mode::Delete => {
+            for right in ["SELECT", "DELETE"] {
+                needed.push((outbox.clone(), right.to_owned(), String::new()));
+            }
+        }
+        Mode::Ledger | Mode::None => {}
+    }
+    let mut findings = Vec::new();
+    for (name, right, column) in needed {
+        let row = client
+            .query_one(
+                "SELECT current_user, CASE $3 WHEN '' THEN has_table_privilege($1::oid, $2) \
+                        ELSE has_column_privilege($1::oid, $3, $2) END",
+                &[&table.oid, &right, &column],
+            )
+            .await?;
+        let (role, has): (String, bool) = (row.get(0), row.get(1));
+        if !has {
+            let on_column = if column.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", quote_ident(&column))
+            };
+            findings.push(Finding::error(
+                Code::PostgresPermission,
+                "right to write statuses",
+                format!("role \"{role}\" has no {right}{on_column} on {name}"),
+                format!("{right}{on_column}"),
+                format!(
+                    "GRANT {right}{on_column} ON {name} TO {};",
+                    quote_ident(&role)
+                ),
+            ));
+        }
+    }
+    Ok(findings)
+}

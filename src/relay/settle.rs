@@ -1,0 +1,241 @@
+//! Settle: runs of acknowledged events get their statuses, and the position moves, in one
+//! transaction at a time. Only then does the window forget them.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ack::{Prefix, Seq, Window};
+use crate::lsn::Position;
+use crate::metrics::Meters;
+use crate::status::{Batch, EventQueue, EventTimes, Settled, StatusStore, StoreError};
+
+/// How runs are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettleConfig {
+    /// The largest run, in events.
+    pub batch: u64,
+    /// How long an acknowledged event may wait for others.
+    pub interval: Duration,
+}
+
+/// Deferred statuses are tried again after this, or at once when there are new ones.
+const CATCH_UP_AFTER: Duration = Duration::from_secs(1);
+const CATCH_UP_AFTER_MAX: Duration = Duration::from_mins(1);
+
+/// The events that are open, and the one settle transaction that is under way.
+pub(super) struct Settler<T> {
+    store: Rc<T>,
+    config: SettleConfig,
+    events: EventQueue,
+    /// The number of the first event in `events`.
+    first: Seq,
+    position: Position,
+    /// Since when there has been something to settle.
+    since: Option<Instant>,
+    /// Whether the events are read by a sweep that the stream may repeat.
+    pub(super) swept: bool,
+    running: Option<Running>,
+    spare: Batch,
+    catch_up: CatchUp,
+    meters: Meters,
+}
+
+type Work<R> = Pin<Box<dyn Future<Output = R>>>;
+
+struct Running {
+    prefix: Prefix,
+    started: Instant,
+    work: Work<(Batch, Result<Settled, StoreError>)>,
+}
+
+/// Statuses in the ledger that their rows do not show yet.
+struct CatchUp {
+    due: Option<Instant>,
+    wait: Duration,
+    running: Option<Work<Result<u64, StoreError>>>,
+}
+
+impl<T: StatusStore + 'static> Settler<T> {
+    pub(super) fn new(
+        store: Rc<T>,
+        config: SettleConfig,
+        position: Position,
+        meters: Meters,
+        now: Instant,
+    ) -> Self {
+        Self {
+            store,
+            config,
+            events: EventQueue::default(),
+            first: 0,
+            position,
+            since: None,
+            swept: false,
+            running: None,
+            spare: Batch::default(),
+            // An earlier run may have left some.
+            catch_up: CatchUp {
+                due: Some(now),
+                wait: CATCH_UP_AFTER,
+                running: None,
+            },
+            meters,
+        }
+    }
+
+    pub(super) fn store(&self) -> &T {
+        &self.store
+    }
+
+    /// Everything at or before it is settled.
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Remembers an event, in the order of the window's numbers.
+    pub(super) fn track(&mut self, id: &str, xid: u32, times: EventTimes) {
+        self.events.push(id, xid, times);
+    }
+
+    /// The times of an event that no transaction has settled or is settling.
+    pub(super) fn times(&self, seq: Seq) -> Option<EventTimes> {
+        let place = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.events.times(place)
+    }
+
+    /// When the oldest of these was committed, in microseconds since 1970.
+    pub(super) fn oldest_committed(&self) -> Option<i64> {
+        self.events.times(0).map(|times| times.committed)
+    }
+
+    /// Starts a transaction if one is due; with `at_once`, as soon as there is anything to settle.
+    pub(super) fn start(&mut self, window: &Window, now: Instant, at_once: bool) {
+        if self.running.is_some() {
+            return;
+        }
+        self.start_catching_up(now);
+        let Some(prefix) = window.prefix(self.config.batch) else {
+            self.since = None;
+            return;
+        };
+        let since = *self.since.get_or_insert(now);
+        let is_due = prefix.count() >= self.config.batch || now >= since + self.config.interval;
+        if !is_due && !at_once {
+            return;
+        }
+        self.since = None;
+        let mut batch = std::mem::take(&mut self.spare);
+        let count = usize::try_from(prefix.count()).unwrap_or(usize::MAX);
+        self.events.take(count, &mut batch.events);
+        self.first = prefix.until;
+        batch.from = self.position;
+        batch.to = prefix.position;
+        batch.swept = self.swept;
+        let store = Rc::clone(&self.store);
+        let work = Box::pin(async move {
+            let result = store.settle(&batch).await;
+            (batch, result)
+        });
+        self.running = Some(Running {
+            prefix,
+            started: now,
+            work,
+        });
+    }
+
+    fn start_catching_up(&mut self, now: Instant) {
+        if self.catch_up.running.is_none() && self.catch_up.due.is_some_and(|due| due <= now) {
+            self.catch_up.due = None;
+            let store = Rc::clone(&self.store);
+            self.catch_up.running = Some(Box::pin(async move { store.catch_up().await }));
+        }
+    }
+
+    /// When [`Settler::start`] has something to do that nothing else announces.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        if self.running.is_some() {
+            return None;
+        }
+        let batch = self.since.map(|since| since + self.config.interval);
+        let catch_up = self
+            .catch_up
+            .due
+            .filter(|_| self.catch_up.running.is_none());
+        [batch, catch_up].into_iter().flatten().min()
+    }
+
+    /// Waits for what is under way; for ever if nothing is. Cancel-safe.
+    pub(super) async fn finished(&mut self) -> Finished {
+        let running = async {
+            match &mut self.running {
+                Some(running) => running.work.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        let catching_up = async {
+            match &mut self.catch_up.running {
+                Some(work) => work.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            (batch, result) = running => Finished::Settled(batch, result),
+            result = catching_up => Finished::CaughtUp(result),
+        }
+    }
+
+    /// Takes in what [`Settler::finished`] gave: the window forgets what is settled.
+    ///
+    /// # Errors
+    /// Nothing of the run was settled.
+    pub(super) fn complete(
+        &mut self,
+        finished: Finished,
+        window: &mut Window,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        match finished {
+            Finished::CaughtUp(result) => {
+                self.catch_up.running = None;
+                if result? > 0 {
+                    self.catch_up.due = Some(now + self.catch_up.wait);
+                    self.catch_up.wait = (self.catch_up.wait * 2).min(CATCH_UP_AFTER_MAX);
+                } else {
+                    self.catch_up.wait = CATCH_UP_AFTER;
+                }
+            }
+            Finished::Settled(batch, result) => {
+                let Some(running) = self.running.take() else {
+                    return Ok(());
+                };
+                let settled = result?;
+                window.settle(running.prefix.until);
+                self.position = batch.to;
+                self.spare = batch;
+                if settled.deferred > 0 {
+                    self.catch_up.wait = CATCH_UP_AFTER;
+                    self.catch_up.due.get_or_insert(now + CATCH_UP_AFTER);
+                }
+                let took = (now - running.started).as_secs_f64();
+                self.meters.status_write.record(took);
+                self.meters.stage_settle.record(took);
+                #[expect(clippy::cast_precision_loss, reason = "a count of at most thousands")]
+                self.meters.batch_size.record(running.prefix.count() as f64);
+                self.meters
+                    .events_processed
+                    .increment(running.prefix.count());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What came to its end.
+pub(super) enum Finished {
+    Settled(Batch, Result<Settled, StoreError>),
+    CaughtUp(Result<u64, StoreError>),
+}

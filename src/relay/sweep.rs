@@ -1,0 +1,310 @@
+//! The sweep: publishes the unsent rows that no stream will bring, because they are older than the
+//! slot.
+//!
+//! It reads them in one snapshot, in the order of a column that follows commit order as closely as
+//! the table allows. Where the snapshot is the one that the slot was created with, stream and sweep
+//! meet without a gap and without an overlap. Where it is a later one, because an earlier sweep died
+//! or the slot was there before, they overlap: what the sweep published is noted in the ledger in
+//! the transaction that settles it, and the stream leaves it out.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use futures_core::Stream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
+
+use super::board::{Board, State, wall_clock};
+use super::capture::Captive;
+use super::disposition::{Fate, of_bind, of_map, of_postgres};
+use super::flow::Flow;
+use crate::failure::{Code, Failure};
+use crate::lsn::{Lsn, Position};
+use crate::outbox::columns::{Field, LayoutColumn};
+use crate::outbox::status::Pending;
+use crate::outbox::{EventMap, Mapper};
+use crate::pgoutput::{Column, Relation};
+use crate::postgres::{Error, OutboxTable, SqlSession, quote_ident, quote_literal};
+use crate::shutdown::Stop;
+use crate::sink::Sink;
+use crate::status::StatusStore;
+
+/// Rows that are asked for at once. They are not buffered: what is not taken stays in the socket.
+const ROWS_AT_ONCE: u32 = 1000;
+
+/// What to sweep.
+pub(super) struct SweepPlan<'a> {
+    pub(super) relay_id: &'a str,
+    pub(super) table: &'a OutboxTable,
+    pub(super) map: &'a EventMap,
+    pub(super) pending: &'a Pending<LayoutColumn>,
+    /// `outbox.sweep_order`; empty for the default.
+    pub(super) order: &'a [String],
+    /// The slot's own snapshot, if there is one.
+    pub(super) snapshot: Option<&'a str>,
+    /// Everything at or before it is settled; a sweep does not move it.
+    pub(super) position: Position,
+}
+
+/// How a sweep ended.
+pub(super) enum Swept {
+    /// Every row is published and settled. Before this commit, the stream may repeat some of
+    /// them.
+    Done(Lsn),
+    /// It was told to stop.
+    Stopped,
+}
+
+/// The rows of a sweep, in a transaction of their own.
+pub(super) struct Sweep {
+    session: SqlSession,
+    mapper: Mapper,
+    /// Everything that the snapshot sees was committed before this.
+    until: Lsn,
+    rows: Option<Pin<Box<SimpleQueryStream>>>,
+    rows_in_fetch: u32,
+    column_count: usize,
+    position: Position,
+    count: u64,
+}
+
+impl Sweep {
+    /// Opens the snapshot. As soon as this returns, the connection that exported it may go on.
+    pub(super) async fn open(session: SqlSession, plan: &SweepPlan<'_>) -> Result<Self, Fate> {
+        let columns = &plan.table.layout.columns;
+        let relation = Relation {
+            oid: plan.table.oid,
+            namespace: plan.table.name.schema.clone(),
+            name: plan.table.name.name.clone(),
+            columns: columns
+                .iter()
+                .map(|column| Column {
+                    name: column.name.clone(),
+                    type_oid: column.type_oid,
+                })
+                .collect(),
+        };
+        let mapper = plan.map.bind(&relation).map_err(|error| of_bind(&error))?;
+        let until = Self::begin(&session, plan).await;
+        let until = until.map_err(|error| of_sweep(&error))?;
+        Ok(Self {
+            session,
+            mapper,
+            until,
+            rows: None,
+            rows_in_fetch: ROWS_AT_ONCE,
+            column_count: columns.len(),
+            position: plan.position,
+            count: 0,
+        })
+    }
+
+    async fn begin(session: &SqlSession, plan: &SweepPlan<'_>) -> Result<Lsn, Error> {
+        let client = &session.client;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        client
+            .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?;
+        if let Some(snapshot) = plan.snapshot {
+            let sql = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot));
+            client.batch_execute(&sql).await?;
+        }
+        client
+            .batch_execute(&format!(
+                "DECLARE swept NO SCROLL CURSOR FOR {}",
+                select(plan)
+            ))
+            .await?;
+        if plan.snapshot.is_some() {
+            return Ok(Lsn::INVALID);
+        }
+        // After the snapshot: whatever it sees was written before this.
+        let row = client
+            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+            .await?;
+        let text: String = row.get(0);
+        text.parse()
+            .map_err(|_| Error::Protocol("a position that is none".into()))
+    }
+
+    /// Asks for more rows, if none are on their way. Whether there can be any.
+    async fn fetch(&mut self) -> Result<bool, Error> {
+        if self.rows.is_none() && self.rows_in_fetch > 0 {
+            let sql = format!("FETCH {ROWS_AT_ONCE} FROM swept");
+            self.rows = Some(Box::pin(self.session.client.simple_query_raw(&sql).await?));
+            self.rows_in_fetch = 0;
+        }
+        Ok(self.rows.is_some())
+    }
+
+    /// The next row of those that were asked for; none after the last. Cancel-safe.
+    async fn next_row(&mut self) -> Result<Option<SimpleQueryRow>, Error> {
+        let Some(rows) = &mut self.rows else {
+            return Ok(None);
+        };
+        while let Some(message) = poll_fn(|cx| rows.as_mut().poll_next(cx)).await {
+            if let SimpleQueryMessage::Row(row) = message? {
+                self.rows_in_fetch += 1;
+                return Ok(Some(row));
+            }
+        }
+        self.rows = None;
+        Ok(None)
+    }
+
+    /// Publishes and settles every row.
+    pub(super) async fn run<S: Sink, T: StatusStore + 'static>(
+        mut self,
+        flow: &mut Flow<S, T>,
+        board: &mut Board,
+        stop: &mut watch::Receiver<Stop>,
+    ) -> Result<Swept, Fate> {
+        flow.settler.swept = self.until.is_valid();
+        let mut at_end = false;
+        while !(at_end && flow.is_empty()) {
+            let now = Instant::now();
+            flow.advance(now, at_end)?;
+            flow.show(board, State::CatchingUp, now);
+            let reads = !at_end && flow.publisher.has_room(0);
+            if reads {
+                at_end = !self.fetch().await.map_err(|error| of_sweep(&error))?;
+            }
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop != Stop::No) => {
+                    self.drain(flow).await?;
+                    return Ok(Swept::Stopped);
+                }
+                woken = flow.woken() => flow.take_in(woken, Instant::now())?,
+                row = self.next_row(), if reads && !at_end => {
+                    if let Some(row) = row.map_err(|error| of_sweep(&error))? {
+                        self.put(&row, flow, now)?;
+                    }
+                }
+            }
+        }
+        flow.settler.swept = false;
+        tracing::info!(rows = self.count, "published the rows older than the slot");
+        Ok(Swept::Done(self.until))
+    }
+
+    /// What was sent is settled before the end, so that the next sweep does not send it again.
+    async fn drain<S: Sink, T: StatusStore + 'static>(
+        &self,
+        flow: &mut Flow<S, T>,
+    ) -> Result<(), Fate> {
+        const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+        let drained = async {
+            while !flow.is_empty() {
+                flow.advance(Instant::now(), true)?;
+                let woken = flow.woken().await;
+                flow.take_in(woken, Instant::now())?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(GRACE, drained).await.unwrap_or(Ok(()))
+    }
+
+    fn put<S: Sink, T: StatusStore + 'static>(
+        &mut self,
+        row: &SimpleQueryRow,
+        flow: &mut Flow<S, T>,
+        now: Instant,
+    ) -> Result<(), Fate> {
+        let values: Vec<_> = (0..self.column_count)
+            .map(|place| row.get(place).map(str::as_bytes))
+            .collect();
+        let wall = wall_clock();
+        let envelope = match self.mapper.map(&values, self.position, wall) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                let id = self.mapper.id(&values);
+                return Err(of_map(error, &format!("event {id}, older than the slot")));
+            }
+        };
+        if envelope.is_early {
+            let text = format!(
+                "event {}, older than the slot, is scheduled for later",
+                envelope.id
+            );
+            return Err(Fate::Halt(Failure::new(Code::Scheduled, text)));
+        }
+        self.count += 1;
+        flow.put(
+            &Captive {
+                envelope,
+                position: self.position,
+                xid: 0,
+                committed: wall,
+            },
+            now,
+        )
+    }
+}
+
+fn of_sweep(error: &Error) -> Fate {
+    of_postgres(error, "read the rows older than the slot")
+}
+
+/// The unsent rows that nothing else knows of.
+fn select(plan: &SweepPlan<'_>) -> String {
+    let columns: Vec<_> = plan
+        .table
+        .layout
+        .columns
+        .iter()
+        .map(|c| quote_ident(&c.name))
+        .collect();
+    let pending = match plan.pending {
+        Pending::Always => "true".to_owned(),
+        Pending::Label(column, label) => {
+            format!("o.{} = {}", quote_ident(&column.name), quote_literal(label))
+        }
+        Pending::NotFlagged(column) => format!("o.{} IS NOT TRUE", quote_ident(&column.name)),
+        Pending::IsNull(column) => format!("o.{} IS NULL", quote_ident(&column.name)),
+    };
+    let id = plan
+        .map
+        .mapping()
+        .column(Field::Id)
+        .map(|column| quote_ident(&column.name));
+    let id = id.unwrap_or_default();
+    let relay = quote_literal(plan.relay_id);
+    let known = |table: &str| {
+        format!(
+            "NOT EXISTS (SELECT FROM outboxd.{table} k WHERE k.relay_id = {relay} \
+             AND k.event_id = o.{id}::text)"
+        )
+    };
+    format!(
+        "SELECT {} FROM {} o WHERE {pending} AND {} AND {} ORDER BY {}",
+        columns.join(", "),
+        plan.table.name,
+        known("ledger"),
+        known("held_event"),
+        order(plan, &id),
+    )
+}
+
+fn order(plan: &SweepPlan<'_>, id: &str) -> String {
+    if !plan.order.is_empty() {
+        let columns: Vec<_> = plan
+            .order
+            .iter()
+            .map(|name| format!("o.{}", quote_ident(name)))
+            .collect();
+        return columns.join(", ");
+    }
+    if plan.table.layout.column("seq").is_some() {
+        return "o.\"seq\"".to_owned();
+    }
+    tracing::warn!(
+        "the table has no column that follows commit order: the rows older than the slot are \
+         published by time, which can invert events of one key; name one in outbox.sweep_order"
+    );
+    match plan.map.mapping().column(Field::OccurredAt) {
+        Some(column) => format!("o.{}, o.{id}", quote_ident(&column.name)),
+        None => format!("o.{id}"),
+    }
+}
