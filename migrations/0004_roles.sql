@@ -13,6 +13,6 @@ $role$;
 
 GRANT USAGE ON SCHEMA public, outboxd TO outboxd;
 GRANT SELECT ON public.outbox TO outboxd;
-GRANT UPDATE (status, attempts, next_attempt_at, last_error, sent_at) ON public.outbox TO outboxd;
+GRANT UPDATE (status, sent_at, attempts, next_attempt_at, last_error) ON public.outbox TO outboxd;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON outboxd.relay, outboxd.held_event, outboxd.ledger, outboxd.audit TO outboxd;

@@ -330,22 +330,13 @@ pub struct Failure {
 impl Failure {
     /// A failure with what happened.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}. {}",
-            self.code,
-            self.message,
-            Sentence(self.code.remedy())
-        )
+        write!(f, "{} {}. {}", self.code, self.message, Sentence(self.code.remedy()))
     }
 }
 

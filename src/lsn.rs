@@ -64,9 +64,7 @@ impl FromStr for Lsn {
         let half = |digits: &str| {
             let plain = (1..=8).contains(&digits.len())
                 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-            plain
-                .then(|| u64::from_str_radix(digits, 16).ok())
-                .flatten()
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Self(half(high)? << 32 | half(low)?)))
@@ -89,10 +87,7 @@ pub struct Position {
 
 impl Position {
     /// Before every event: nothing was settled yet.
-    pub const ORIGIN: Position = Position {
-        commit: Lsn::INVALID,
-        index: 0,
-    };
+    pub const ORIGIN: Position = Position { commit: Lsn::INVALID, index: 0 };
 }
 
 impl fmt::Display for Position {
@@ -115,22 +110,8 @@ mod tests {
 
     #[test]
     fn malformed_text_is_refused() {
-        for text in [
-            "",
-            "/",
-            "0",
-            "0/",
-            "/0",
-            "0/1/2",
-            "g/0",
-            "0/ 1",
-            "+0/1",
-            "123456789/0",
-        ] {
-            assert!(
-                text.parse::<Lsn>().is_err(),
-                "{text:?} was taken for an LSN"
-            );
+        for text in ["", "/", "0", "0/", "/0", "0/1/2", "g/0", "0/ 1", "+0/1", "123456789/0"] {
+            assert!(text.parse::<Lsn>().is_err(), "{text:?} was taken for an LSN");
         }
     }
 

@@ -19,15 +19,8 @@ pub const BATCH_BUCKETS: [f64; 8] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 
 pub const BATCH_SIZE: &str = "batch_size_histogram";
 
 /// The relay's states, as in the label of `outbox_relay_state`.
-pub const STATES: [&str; 7] = [
-    "starting",
-    "catching_up",
-    "streaming",
-    "paused",
-    "standby",
-    "stalled",
-    "halted",
-];
+pub const STATES: [&str; 7] =
+    ["starting", "catching_up", "streaming", "paused", "standby", "stalled", "halted"];
 /// What a slot's WAL can be, as in the label of `outbox_slot_wal_status`.
 pub const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
 

@@ -1,6 +1,7 @@
 //! The migrations, which are part of the binary. The files work as they are for the default names;
 //! other names are put in their place here, quoted.
 
+use crate::outbox::columns::{Field, Layout, Source};
 use crate::outbox::status::Mode;
 use crate::postgres::{TableName, quote_ident, quote_literal};
 use crate::relay::RelayConfig;
@@ -22,27 +23,16 @@ pub struct Names {
 }
 
 impl Names {
-    /// The configured names.
-    pub fn of(config: &RelayConfig) -> Self {
-        use crate::outbox::columns::{Field, Source};
+    /// The configured names; of the columns those that the table has, if it is there.
+    pub fn of(config: &RelayConfig, layout: Option<&Layout>) -> Self {
         let status = &config.status;
         let columns = [&status.status, &status.sent_at, &status.sent_flag];
-        let is_usual = columns.iter().all(|column| !column.chosen);
-        let mut status_columns: Vec<_> = columns
-            .iter()
-            .filter_map(|column| column.name.clone())
-            .collect();
-        if is_usual {
-            // What later versions write into our own table, too.
-            status_columns = [
-                "status",
-                "attempts",
-                "next_attempt_at",
-                "last_error",
-                "sent_at",
-            ]
-            .map(str::to_owned)
-            .to_vec();
+        let mut status_columns: Vec<_> =
+            columns.iter().filter_map(|column| column.name.clone()).collect();
+        // What later versions write into a table like ours, too.
+        status_columns.extend(["attempts", "next_attempt_at", "last_error"].map(str::to_owned));
+        if let Some(layout) = layout {
+            status_columns.retain(|name| layout.column(name).is_some());
         }
         let id = match &config.events.columns.get(Field::Id).source {
             Some(Source::Column(name)) => name.clone(),
@@ -70,22 +60,10 @@ pub struct Migration {
 }
 
 const FILES: [(&str, &str); 4] = [
-    (
-        "0001_outbox.sql",
-        include_str!("../migrations/0001_outbox.sql"),
-    ),
-    (
-        "0002_outboxd.sql",
-        include_str!("../migrations/0002_outboxd.sql"),
-    ),
-    (
-        "0003_publication.sql",
-        include_str!("../migrations/0003_publication.sql"),
-    ),
-    (
-        "0004_roles.sql",
-        include_str!("../migrations/0004_roles.sql"),
-    ),
+    ("0001_outbox.sql", include_str!("../migrations/0001_outbox.sql")),
+    ("0002_outboxd.sql", include_str!("../migrations/0002_outboxd.sql")),
+    ("0003_publication.sql", include_str!("../migrations/0003_publication.sql")),
+    ("0004_roles.sql", include_str!("../migrations/0004_roles.sql")),
 ];
 
 /// Every migration, in order.
@@ -100,33 +78,26 @@ pub fn migrations(names: &Names) -> Vec<Migration> {
         .collect()
 }
 
+/// The line that names the columns which the relay writes.
+const UPDATE_GRANT: &str = "GRANT UPDATE (status, sent_at, attempts, next_attempt_at, last_error) \
+                            ON public.outbox TO outboxd;\n";
+
 fn substitute(text: &str, names: &Names) -> String {
     let table = names.table.to_string();
     let schema = quote_ident(&names.table.schema);
     let publication = quote_ident(&names.publication);
-    let columns: Vec<_> = names
-        .status_columns
-        .iter()
-        .map(|name| quote_ident(name))
-        .collect();
+    let columns: Vec<_> = names.status_columns.iter().map(|name| quote_ident(name)).collect();
+    let grant = if columns.is_empty() {
+        String::new()
+    } else {
+        format!("GRANT UPDATE ({}) ON public.outbox TO outboxd;\n", columns.join(", "))
+    };
     let mut sql = text
-        .replace(
-            "pubname = 'outboxd'",
-            &format!("pubname = {}", quote_literal(&names.publication)),
-        )
-        .replace(
-            "CREATE PUBLICATION outboxd ",
-            &format!("CREATE PUBLICATION {publication} "),
-        )
-        .replace(
-            "SCHEMA public, outboxd",
-            &format!("SCHEMA {schema}, outboxd"),
-        )
+        .replace("pubname = 'outboxd'", &format!("pubname = {}", quote_literal(&names.publication)))
+        .replace("CREATE PUBLICATION outboxd ", &format!("CREATE PUBLICATION {publication} "))
+        .replace("SCHEMA public, outboxd", &format!("SCHEMA {schema}, outboxd"))
         .replace("o.id::text", &format!("o.{}::text", quote_ident(&names.id)))
-        .replace(
-            "UPDATE (status, attempts, next_attempt_at, last_error, sent_at)",
-            &format!("UPDATE ({})", columns.join(", ")),
-        )
+        .replace(UPDATE_GRANT, &grant)
         .replace("public.outbox", &table);
     if names.table.schema != "public" && sql.contains("CREATE TABLE IF NOT EXISTS") {
         sql = sql.replacen(
@@ -160,6 +131,12 @@ mod tests {
     }
 
     #[test]
+    fn the_files_have_what_is_replaced() {
+        let roles = FILES[3].1;
+        assert!(roles.contains(UPDATE_GRANT));
+    }
+
+    #[test]
     fn other_names_are_put_in_place_quoted() {
         let all: String = migrations(&Names {
             publication: "it's".to_owned(),
@@ -170,10 +147,7 @@ mod tests {
         .iter()
         .map(|migration| migration.sql.clone())
         .collect();
-        assert!(
-            !all.contains("public.outbox") && !all.contains("SCHEMA public"),
-            "{all}"
-        );
+        assert!(!all.contains("public.outbox") && !all.contains("SCHEMA public"), "{all}");
         for part in [
             "CREATE SCHEMA IF NOT EXISTS \"My Sales\";",
             "CREATE TABLE IF NOT EXISTS \"My Sales\".\"Out\" (",

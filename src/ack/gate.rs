@@ -31,11 +31,7 @@ impl Gate {
     /// `room`: how many events of one lane may be in flight, at least 1. `capacity`: how many
     /// events can be open in all.
     pub(super) fn new(room: u32, capacity: usize) -> Self {
-        Self {
-            room: room.max(1),
-            lanes: HashMap::new(),
-            behind: Ring::new(capacity),
-        }
+        Self { room: room.max(1), lanes: HashMap::new(), behind: Ring::new(capacity) }
     }
 
     /// Whether `seq` may go now; if not, it waits in its lane.
@@ -85,10 +81,7 @@ impl Gate {
 
     /// Lanes with a refused event.
     pub(super) fn blocked(&self) -> usize {
-        self.lanes
-            .values()
-            .filter(|queue| queue.refused > 0)
-            .count()
+        self.lanes.values().filter(|queue| queue.refused > 0).count()
     }
 
     #[cfg(test)]
@@ -128,16 +121,9 @@ mod tests {
         assert!(gate.enter(Lane(1), 1));
         assert!(!gate.enter(Lane(1), 2));
         gate.refuse(Lane(1));
-        assert!(
-            leave(&mut gate, Lane(1), false).is_empty(),
-            "a refused one is before them"
-        );
+        assert!(leave(&mut gate, Lane(1), false).is_empty(), "a refused one is before them");
         assert!(!gate.enter(Lane(1), 3));
-        assert_eq!(
-            leave(&mut gate, Lane(1), true),
-            [2, 3],
-            "it is through: both have room"
-        );
+        assert_eq!(leave(&mut gate, Lane(1), true), [2, 3], "it is through: both have room");
     }
 
     #[test]

@@ -73,27 +73,16 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let per_key = if rng.u8(..4) == 0 { rng.u32(2..4) } else { 1 };
-        let limits = Limits {
-            events: rng.usize(1..12),
-            bytes: rng.u64(1..40),
-            per_key,
-        };
+        let limits = Limits { events: rng.usize(1..12), bytes: rng.u64(1..40), per_key };
         let keys = rng.u64(1..6);
         let (mut events, mut stream, mut lsn) = (Vec::new(), Vec::new(), 1u64);
         for _ in 0..rng.usize(1..8) {
             let (begin, rows) = (lsn, rng.u32(0..5));
             let end = Lsn::from_wire(begin + 1);
             for index in 0..rows {
-                let position = Position {
-                    commit: Lsn::from_wire(begin),
-                    index,
-                };
+                let position = Position { commit: Lsn::from_wire(begin), index };
                 stream.push(Item::Row(events.len()));
-                events.push(Event {
-                    key: rng.u64(..keys),
-                    position,
-                    commit_end: end,
-                });
+                events.push(Event { key: rng.u64(..keys), position, commit_end: end });
             }
             stream.push(Item::Commit(end));
             lsn = begin + 1 + rng.u64(..2);
@@ -103,9 +92,7 @@ impl World {
         }
         // A record that is refused for good may be overtaken when a key has more than one in
         // flight: that is documented, and the model does not ask for more.
-        let refusals = events
-            .iter()
-            .map(|_| if per_key == 1 { rng.u32(..4) / 2 } else { 0 });
+        let refusals = events.iter().map(|_| if per_key == 1 { rng.u32(..4) / 2 } else { 0 });
         let refusals = refusals.collect();
         Self {
             copies: vec![0; events.len()],
@@ -182,9 +169,7 @@ impl World {
                 if !relay.window.has_room(u64::from(size)) {
                     return;
                 }
-                let admitted = relay
-                    .window
-                    .admit(event.position, Some(Lane(event.key)), size);
+                let admitted = relay.window.admit(event.position, Some(Lane(event.key)), size);
                 relay.ids.insert(admitted.seq, id);
                 if admitted.goes {
                     relay.wire.push(admitted.seq);
@@ -204,11 +189,7 @@ impl World {
         }
         let picked = relay.wire[self.rng.usize(..relay.wire.len())];
         let key = self.events[relay.ids[&picked]].key;
-        let at = relay
-            .wire
-            .iter()
-            .position(|seq| self.events[relay.ids[seq]].key == key)
-            .unwrap();
+        let at = relay.wire.iter().position(|seq| self.events[relay.ids[seq]].key == key).unwrap();
         let seq = relay.wire.remove(at);
         let id = relay.ids[&seq];
         let accepted = self.refusals[id] == 0;
@@ -231,9 +212,7 @@ impl World {
         if relay.answers.is_empty() {
             return;
         }
-        let (seq, accepted) = relay
-            .answers
-            .swap_remove(self.rng.usize(..relay.answers.len()));
+        let (seq, accepted) = relay.answers.swap_remove(self.rng.usize(..relay.answers.len()));
         if accepted {
             let mut go = Vec::new();
             relay.window.ack(seq, &mut go);
@@ -250,9 +229,7 @@ impl World {
         };
         let relay = &mut self.relays[relay];
         if !relay.refused.is_empty() {
-            let seq = relay
-                .refused
-                .swap_remove(self.rng.usize(..relay.refused.len()));
+            let seq = relay.refused.swap_remove(self.rng.usize(..relay.refused.len()));
             relay.wire.push(seq);
         }
     }
@@ -265,10 +242,7 @@ impl World {
         let limit = self.rng.u64(1..6);
         let relay = &mut self.relays[which];
         let Some((prefix, before)) = relay.settling.take() else {
-            relay.settling = relay
-                .window
-                .prefix(limit)
-                .map(|prefix| (prefix, relay.position));
+            relay.settling = relay.window.prefix(limit).map(|prefix| (prefix, relay.position));
             return;
         };
         if self.position != before || self.epoch != relay.epoch {
@@ -316,37 +290,21 @@ impl World {
         }
         let key = self.events[id].key;
         for earlier in (0..id).filter(|earlier| self.events[*earlier].key == key) {
-            assert!(
-                self.copies[earlier] > 0,
-                "event {id} overtook event {earlier} of its key"
-            );
+            assert!(self.copies[earlier] > 0, "event {id} overtook event {earlier} of its key");
         }
     }
 
     fn check(&self) {
         for (id, event) in self.events.iter().enumerate() {
             let sent = self.sent[id];
-            assert_eq!(
-                sent,
-                event.position <= self.position,
-                "SENT and the position disagree"
-            );
-            assert!(
-                !sent || self.copies[id] > 0,
-                "event {id} is SENT and not in Kafka"
-            );
-            assert!(
-                event.commit_end > self.confirmed || sent,
-                "event {id} confirmed, not SENT"
-            );
+            assert_eq!(sent, event.position <= self.position, "SENT and the position disagree");
+            assert!(!sent || self.copies[id] > 0, "event {id} is SENT and not in Kafka");
+            assert!(event.commit_end > self.confirmed || sent, "event {id} confirmed, not SENT");
         }
         let copies: u64 = self.copies.iter().map(|copies| u64::from(*copies)).sum();
         let distinct = self.copies.iter().filter(|copies| **copies > 0).count() as u64;
         // A zombie can repeat what it had open, once more than its successor did.
-        assert!(
-            copies - distinct <= 2 * self.duplicates_allowed,
-            "more duplicates than were open"
-        );
+        assert!(copies - distinct <= 2 * self.duplicates_allowed, "more duplicates than were open");
     }
 
     fn step(&mut self, faults: bool) {
@@ -366,10 +324,7 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        let last_end = self
-            .events
-            .last()
-            .map_or(Lsn::INVALID, |event| event.commit_end);
+        let last_end = self.events.last().map_or(Lsn::INVALID, |event| event.commit_end);
         self.confirmed >= last_end && self.sent.iter().all(|sent| *sent)
     }
 }
@@ -394,10 +349,7 @@ fn run(seed: u64) {
     }
     assert!(world.is_done(), "it stalled");
     let duplicates = world.log.len() - world.events.len();
-    assert!(
-        faults || world.relays.len() > 1 || duplicates == 0,
-        "duplicates without a fault"
-    );
+    assert!(faults || world.relays.len() > 1 || duplicates == 0, "duplicates without a fault");
 }
 
 /// Runs many histories; how many is `OUTBOXD_HISTORIES`, where more time is at hand.

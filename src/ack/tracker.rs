@@ -76,10 +76,7 @@ impl Tracker {
 
     /// Takes on an obligation: from now on nothing after it can be settled before it.
     pub(super) fn track(&mut self, position: Position) -> Seq {
-        assert!(
-            self.open() < self.capacity,
-            "more events are open than the window has room for"
-        );
+        assert!(self.open() < self.capacity, "more events are open than the window has room for");
         let seq = self.next;
         self.positions.set(seq, position);
         self.resolved_bits.set(seq, false);
@@ -89,10 +86,7 @@ impl Tracker {
 
     /// Whether `seq` is still waited for.
     pub(super) fn is_outstanding(&self, seq: Seq) -> bool {
-        assert!(
-            seq < self.next,
-            "an event that was never tracked was reported"
-        );
+        assert!(seq < self.next, "an event that was never tracked was reported");
         seq >= self.resolved && !self.resolved_bits.get(seq)
     }
 
@@ -136,16 +130,9 @@ impl Tracker {
             self.watermark = self.watermark.max(lsn);
             return;
         }
-        match self
-            .fences
-            .back_mut()
-            .filter(|fence| fence.before == self.next)
-        {
+        match self.fences.back_mut().filter(|fence| fence.before == self.next) {
             Some(last) => last.lsn = last.lsn.max(lsn),
-            None => self.fences.push_back(Fence {
-                before: self.next,
-                lsn,
-            }),
+            None => self.fences.push_back(Fence { before: self.next, lsn }),
         }
     }
 
@@ -161,10 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(index: u32) -> Position {
-        Position {
-            commit: Lsn::from_wire(1),
-            index,
-        }
+        Position { commit: Lsn::from_wire(1), index }
     }
 
     fn lsn(value: u64) -> Lsn {
@@ -183,11 +167,7 @@ mod tests {
         tracker.resolve(events[0]);
         let prefix = tracker.prefix(u64::MAX).unwrap();
         assert_eq!((prefix.count(), prefix.position), (4, at(3)));
-        assert_eq!(
-            tracker.watermark(),
-            Lsn::INVALID,
-            "acknowledged is not settled"
-        );
+        assert_eq!(tracker.watermark(), Lsn::INVALID, "acknowledged is not settled");
         tracker.settle(prefix.until);
         assert_eq!(tracker.watermark(), lsn(100));
     }
@@ -203,11 +183,7 @@ mod tests {
         assert_eq!(tracker.watermark(), lsn(10));
         tracker.resolve(seq);
         tracker.settle(seq + 1);
-        assert_eq!(
-            tracker.watermark(),
-            lsn(30),
-            "fences at one place are one fence"
-        );
+        assert_eq!(tracker.watermark(), lsn(30), "fences at one place are one fence");
     }
 
     #[test]

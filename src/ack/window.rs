@@ -69,14 +69,7 @@ impl Window {
     /// Takes on an event, before it enters any queue. Without a `lane` it has no order to keep.
     pub fn admit(&mut self, position: Position, lane: Option<Lane>, bytes: u32) -> Admitted {
         let seq = self.tracker.track(position);
-        self.slots.set(
-            seq,
-            Slot {
-                lane,
-                bytes,
-                refused: false,
-            },
-        );
+        self.slots.set(seq, Slot { lane, bytes, refused: false });
         self.bytes += u64::from(bytes);
         self.unacked += 1;
         let goes = lane.is_none_or(|lane| self.gate.enter(lane, seq));
@@ -106,13 +99,7 @@ impl Window {
         if !self.tracker.is_outstanding(seq) || slot.refused {
             return;
         }
-        self.slots.set(
-            seq,
-            Slot {
-                refused: true,
-                ..slot
-            },
-        );
+        self.slots.set(seq, Slot { refused: true, ..slot });
         self.refused += 1;
         if let Some(lane) = slot.lane {
             self.gate.refuse(lane);
@@ -170,17 +157,10 @@ impl Window {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        events: 4,
-        bytes: 100,
-        per_key: 1,
-    };
+    const LIMITS: Limits = Limits { events: 4, bytes: 100, per_key: 1 };
 
     fn at(index: u32) -> Position {
-        Position {
-            commit: Lsn::from_wire(1),
-            index,
-        }
+        Position { commit: Lsn::from_wire(1), index }
     }
 
     #[test]
@@ -220,9 +200,6 @@ mod tests {
         window.ack(first.seq, &mut go);
         window.ack(first.seq, &mut go);
         window.refuse(first.seq);
-        assert_eq!(
-            (go.as_slice(), window.refused(), window.bytes()),
-            ([1].as_slice(), 0, 1)
-        );
+        assert_eq!((go.as_slice(), window.refused(), window.bytes()), ([1].as_slice(), 0, 1));
     }
 }

@@ -26,24 +26,16 @@ impl Guard {
             hosts.push(name.clone());
             hosts.push(format!("{name}:{port}"));
         }
-        Self {
-            hosts: Arc::new(hosts),
-        }
+        Self { hosts: Arc::new(hosts) }
     }
 
     fn knows(&self, host: &str) -> bool {
-        self.hosts
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(host))
+        self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
     }
 
     /// Why a request with these headers is refused, if it is.
     fn refusal(&self, headers: &HeaderMap) -> Option<&'static str> {
-        let text = |name| {
-            headers
-                .get(name)
-                .map(|value| value.to_str().unwrap_or_default())
-        };
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         match text(header::HOST) {
             Some(host) if self.knows(host) => {}
             _ => return Some("this Host is not known here; see admin.hosts\n"),
@@ -75,27 +67,16 @@ mod tests {
     use super::*;
 
     fn refused(headers: &[(&'static str, &'static str)]) -> bool {
-        let guard = Guard::new(
-            "127.0.0.1:9464".parse().unwrap(),
-            &["relay.internal".to_owned()],
-        );
+        let guard = Guard::new("127.0.0.1:9464".parse().unwrap(), &["relay.internal".to_owned()]);
         let headers = headers.iter().map(|(name, value)| {
-            (
-                header::HeaderName::from_static(name),
-                header::HeaderValue::from_static(value),
-            )
+            (header::HeaderName::from_static(name), header::HeaderValue::from_static(value))
         });
         guard.refusal(&headers.collect()).is_some()
     }
 
     #[test]
     fn only_names_of_this_address_are_answered_to() {
-        for host in [
-            "127.0.0.1:9464",
-            "localhost:9464",
-            "LOCALHOST:9464",
-            "relay.internal",
-        ] {
+        for host in ["127.0.0.1:9464", "localhost:9464", "LOCALHOST:9464", "relay.internal"] {
             assert!(!refused(&[("host", host)]), "{host}");
         }
         for host in ["evil.example", "evil.example:9464", "127.0.0.1:80", ""] {

@@ -118,11 +118,7 @@ async fn readyz(Shared(pages): Shared<Pages>, RawQuery(query): RawQuery) -> Resp
         }
     }
     text.push_str(if is_ready { "ready\n" } else { "not ready\n" });
-    let code = if is_ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, text).into_response()
 }
 

@@ -4,16 +4,14 @@ use std::process::ExitCode;
 
 use super::CommandResult;
 use crate::config::Config;
-use crate::failure::Code;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::migrations::{Names, migrations};
 use crate::postgres::{Error, OutboxTable, SqlSession};
 
 pub(super) async fn migrate(config: Config, print: bool) -> CommandResult {
     let relay = config.relay;
-    let names = Names::of(&relay);
     if print {
-        for migration in migrations(&names) {
+        for migration in migrations(&Names::of(&relay, None)) {
             println!("-- {}\n\n{}", migration.name, migration.sql);
         }
         return Ok(ExitCode::SUCCESS);
@@ -21,35 +19,27 @@ pub(super) async fn migrate(config: Config, print: bool) -> CommandResult {
     let session = SqlSession::open(&relay.server, "migrate").await;
     let session = session.map_err(|error| relay.failure_of(&error, "connect"))?;
     let table = OutboxTable::by_name(&session.client, &relay.table).await;
-    let has_table = table
-        .map_err(|error| relay.failure_of(&error, "look at the table"))?
-        .is_some();
+    let table = table.map_err(|error| relay.failure_of(&error, "look at the table"))?;
+    let has_table = table.is_some();
+    let names = Names::of(&relay, table.as_ref().map(|table| &table.layout));
     for migration in migrations(&names) {
         // A table that is there is the user's own, whatever its columns.
         if migration.makes_table && has_table {
             println!("{}: {} is there already", migration.name, relay.table);
             continue;
         }
-        session
-            .client
-            .batch_execute(&migration.sql)
-            .await
-            .map_err(|error| {
-                let failure =
-                    relay.failure_of(&Error::from(error), &format!("apply {}", migration.name));
-                match failure.code {
-                    Code::SchemaMissing | Code::PostgresRefused | Code::SlotLost => Failure {
-                        code: Code::PostgresRefused,
-                        ..failure
-                    },
-                    _ => failure,
+        session.client.batch_execute(&migration.sql).await.map_err(|error| {
+            let failure =
+                relay.failure_of(&Error::from(error), &format!("apply {}", migration.name));
+            match failure.code {
+                Code::SchemaMissing | Code::PostgresRefused | Code::SlotLost => {
+                    Failure { code: Code::PostgresRefused, ..failure }
                 }
-            })?;
+                _ => failure,
+            }
+        })?;
         println!("{}: applied", migration.name);
     }
-    println!(
-        "\nGive the role \"{}\" a password: ALTER ROLE … PASSWORD '…';",
-        names.role
-    );
+    println!("\nGive the role \"{}\" a password: ALTER ROLE … PASSWORD '…';", names.role);
     Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,6 @@
 //! The command line. Only here does the program talk to people directly.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the command line's purpose"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line's purpose")]
 
 mod migrate;
 mod run;
@@ -148,9 +144,7 @@ pub fn main() -> ExitCode {
         Command::Run => return run::run(&sources),
         Command::Init { output } => set_up::init(&output),
         Command::Check => set_up::check(&sources),
-        Command::Config {
-            command: ConfigCommand::Show,
-        } => set_up::show(&sources),
+        Command::Config { command: ConfigCommand::Show } => set_up::show(&sources),
         Command::Demo(args) => with_runtime(crate::demo::run(args)),
         Command::Migrate { print } => {
             with_config(&sources, |config| migrate::migrate(config, print))
@@ -184,14 +178,9 @@ fn with_config<F: Future<Output = CommandResult>>(
 }
 
 fn with_runtime(command: impl Future<Output = CommandResult>) -> CommandResult {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
-        Failure::new(
-            crate::failure::Code::Bug,
-            format!("start the runtime: {error}"),
-        )
+        Failure::new(crate::failure::Code::Bug, format!("start the runtime: {error}"))
     })?;
     runtime.block_on(command)
 }

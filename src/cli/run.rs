@@ -27,16 +27,10 @@ pub(super) fn run(sources: &Sources) -> ExitCode {
         Ok(metrics) => metrics,
         Err(failure) => return end_with(&failure),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return end_with(&Failure::new(
-                Code::Bug,
-                format!("start the runtime: {error}"),
-            ));
+            return end_with(&Failure::new(Code::Bug, format!("start the runtime: {error}")));
         }
     };
     match runtime.block_on(serve(config, metrics)) {
@@ -76,11 +70,7 @@ async fn serve(config: Config, metrics: PrometheusHandle) -> Result<ExitCode, Fa
     let mut relay = Relay::start(config.relay).map_err(bug)?;
     if let Some(listener) = listener {
         let (status, pulse) = (relay.status(), relay.pulse());
-        let pages = Pages {
-            status,
-            pulse,
-            metrics: Some(metrics.clone()),
-        };
+        let pages = Pages { status, pulse, metrics: Some(metrics.clone()) };
         let admin = config.admin.clone();
         tokio::spawn(async move { admin::serve(listener, &admin, pages).await });
     }
@@ -154,9 +144,5 @@ fn init_log(config: LogConfig) {
         .with_ansi(is_terminal)
         .with_target(config.level > tracing::Level::INFO);
     // Whoever set a logger before, in a test, keeps it.
-    let _ = if as_text {
-        log.try_init()
-    } else {
-        log.json().flatten_event(true).try_init()
-    };
+    let _ = if as_text { log.try_init() } else { log.json().flatten_event(true).try_init() };
 }

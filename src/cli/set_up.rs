@@ -17,8 +17,7 @@ pub(super) fn init(output: &Path) -> CommandResult {
         Failure::new(Code::Config, format!("write {}: {error}", output.display()))
     };
     let mut file = std::fs::File::create_new(output).map_err(fail)?;
-    file.write_all(config::template().as_bytes())
-        .map_err(fail)?;
+    file.write_all(config::template().as_bytes()).map_err(fail)?;
     let path = output.display();
     println!("wrote {path}\n\nNext:");
     println!("  1. set postgres.url and kafka.bootstrap_servers in {path}");
@@ -58,9 +57,7 @@ pub(super) async fn doctor(config: Config, output: Output) -> CommandResult {
         Err(error) => vec![unreachable(&chain(&error))],
     };
     findings.extend(kafka_finding(&config).await);
-    let is_ok = findings
-        .iter()
-        .all(|finding| finding.severity != Severity::Error);
+    let is_ok = findings.iter().all(|finding| finding.severity != Severity::Error);
     if output.is_json() {
         print_json(&serde_json::json!({ "ok": is_ok, "findings": findings }));
     } else {
@@ -78,12 +75,8 @@ pub(super) async fn doctor(config: Config, output: Output) -> CommandResult {
             println!("everything that the relay needs is there");
         }
     }
-    let worst = findings
-        .iter()
-        .find(|finding| finding.severity == Severity::Error);
-    Ok(worst.map_or(ExitCode::SUCCESS, |finding| {
-        ExitCode::from(finding.code.exit_code())
-    }))
+    let worst = findings.iter().find(|finding| finding.severity == Severity::Error);
+    Ok(worst.map_or(ExitCode::SUCCESS, |finding| ExitCode::from(finding.code.exit_code())))
 }
 
 fn unreachable(observed: &str) -> Finding {
@@ -113,9 +106,5 @@ async fn kafka_finding(config: &Config) -> Option<Finding> {
     sink.close().await;
     let servers = &config.relay.kafka.bootstrap_servers;
     let reason = result.err()?;
-    Some(Finding::unreachable(
-        Code::KafkaUnavailable,
-        "Kafka",
-        &format!("{servers}: {reason}"),
-    ))
+    Some(Finding::unreachable(Code::KafkaUnavailable, "Kafka", &format!("{servers}: {reason}")))
 }

@@ -27,16 +27,11 @@ async fn load(config: &RelayConfig, session: &SqlSession) -> Result<Option<Slot>
 }
 
 fn missing(config: &RelayConfig) -> Failure {
-    Failure::new(
-        Code::SlotMissing,
-        format!("there is no slot \"{}\"", config.slot),
-    )
+    Failure::new(Code::SlotMissing, format!("there is no slot \"{}\"", config.slot))
 }
 
 async fn show(config: &RelayConfig, session: &SqlSession, output: &Output) -> CommandResult {
-    let slot = load(config, session)
-        .await?
-        .ok_or_else(|| missing(config))?;
+    let slot = load(config, session).await?.ok_or_else(|| missing(config))?;
     let lag = slot.current().bytes_since(slot.confirmed());
     let retained = slot.current().bytes_since(slot.restart());
     if output.is_json() {
@@ -61,10 +56,7 @@ async fn show(config: &RelayConfig, session: &SqlSession, output: &Output) -> Co
         Some(pid) => println!("active      yes, pid {pid}"),
         None => println!("active      no"),
     }
-    println!(
-        "wal status  {}",
-        slot.wal_status.as_deref().unwrap_or("unknown")
-    );
+    println!("wal status  {}", slot.wal_status.as_deref().unwrap_or("unknown"));
     println!("confirmed   {} ({lag} bytes behind)", slot.confirmed());
     println!("restart     {} ({retained} bytes kept)", slot.restart());
     match slot.safe_wal_size {
@@ -82,10 +74,7 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
     let doing = |error: &Error| config.failure_of(error, "create the slot");
     let table = OutboxTable::by_name(&session.client, &config.table).await;
     let table = table.map_err(|error| doing(&error))?.ok_or_else(|| {
-        Failure::new(
-            Code::TableMissing,
-            format!("there is no table {}", config.table),
-        )
+        Failure::new(Code::TableMissing, format!("there is no table {}", config.table))
     })?;
     // The publication comes first: what is written between the two is in neither otherwise.
     let publication = Publication::load(&session.client, &config.publication, table.oid).await;
@@ -93,10 +82,8 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
         Some(found) if found.contains_table && found.inserts => {}
         Some(_) => {
             let name = &config.publication;
-            let text = format!(
-                "publication \"{name}\" does not publish inserts into {}",
-                table.name
-            );
+            let text =
+                format!("publication \"{name}\" does not publish inserts into {}", table.name);
             return Err(Failure::new(Code::PublicationUnsuitable, text));
         }
         None => {
@@ -111,10 +98,7 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
     let mut connection = connection.await.map_err(|error| doing(&error))?;
     let created = create_slot(&session.client, &mut connection, &config.slot).await;
     let created = created.map_err(|fate| fate.failure().clone())?;
-    println!(
-        "created slot \"{}\" at {}",
-        config.slot, created.consistent_point
-    );
+    println!("created slot \"{}\" at {}", config.slot, created.consistent_point);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,10 +114,8 @@ async fn drop_slot(config: &RelayConfig, session: &SqlSession, yes: bool) -> Com
         return Ok(ExitCode::SUCCESS);
     }
     if slot.is_some() {
-        let dropped = session
-            .client
-            .execute("SELECT pg_drop_replication_slot($1)", &[&config.slot])
-            .await;
+        let dropped =
+            session.client.execute("SELECT pg_drop_replication_slot($1)", &[&config.slot]).await;
         dropped.map_err(|error| config.failure_of(&error.into(), "drop the slot"))?;
         println!("dropped slot \"{}\"", config.slot);
     } else {
@@ -163,12 +145,7 @@ impl RelayConfig {
     pub(super) fn failure_of(&self, error: &Error, doing: &str) -> Failure {
         let fate = crate::relay::fate_of(error, doing);
         let failure = fate.failure();
-        tracing::debug!(
-            error = chain(error),
-            doing,
-            relay = self.id,
-            "command failed"
-        );
+        tracing::debug!(error = chain(error), doing, relay = self.id, "command failed");
         failure.clone()
     }
 }

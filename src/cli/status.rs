@@ -42,10 +42,7 @@ pub(super) async fn status(config: Config, output: Output) -> CommandResult {
 
 pub(super) async fn healthcheck(config: Config) -> CommandResult {
     let Some(address) = config.admin.listen else {
-        return Err(Failure::new(
-            Code::Config,
-            "admin.listen is not set: there is nothing to ask",
-        ));
+        return Err(Failure::new(Code::Config, "admin.listen is not set: there is nothing to ask"));
     };
     match get(address, "/readyz?verbose").await {
         Some((StatusCode::OK, _)) => Ok(ExitCode::SUCCESS),
@@ -64,11 +61,7 @@ pub(super) async fn healthcheck(config: Config) -> CommandResult {
 async fn get(address: SocketAddr, path: &str) -> Option<(StatusCode, Bytes)> {
     let mut reachable = address;
     if address.ip().is_unspecified() {
-        let loopback = if address.is_ipv4() {
-            "127.0.0.1"
-        } else {
-            "::1"
-        };
+        let loopback = if address.is_ipv4() { "127.0.0.1" } else { "::1" };
         reachable.set_ip(loopback.parse::<IpAddr>().ok()?);
     }
     let ask = async {
@@ -92,9 +85,7 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
     let session = SqlSession::open(&relay.server, "status").await;
     let session = session.map_err(|error| relay.failure_of(&error, "connect"))?;
     let read = |error| relay.failure_of(&error, "read the relay's state");
-    let slot = Slot::load(&session.client, &relay.slot)
-        .await
-        .map_err(read)?;
+    let slot = Slot::load(&session.client, &relay.slot).await.map_err(read)?;
     let row = session
         .client
         .query_opt(
@@ -170,18 +161,10 @@ fn print_text(document: &serde_json::Value) {
             text("/rates/published"),
             text("/rates/settled")
         );
-        println!(
-            "refused    {} events, {} keys wait",
-            text("/held/retry"),
-            text("/blocked_keys")
-        );
+        println!("refused    {} events, {} keys wait", text("/held/retry"), text("/blocked_keys"));
     }
     if document.pointer("/last_error/code").is_some() {
-        println!(
-            "error      {} {}",
-            text("/last_error/code"),
-            text("/last_error/message")
-        );
+        println!("error      {} {}", text("/last_error/code"), text("/last_error/message"));
         println!("to do      {}", text("/last_error/remedy"));
     }
 }

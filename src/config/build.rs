@@ -26,12 +26,7 @@ pub(super) fn config(settings: &mut Settings) -> Option<Config> {
     let log = log(settings);
     let shutdown_grace = settings.duration("relay.shutdown_grace");
     let relay = relay(settings)?;
-    Some(Config {
-        relay,
-        shutdown_grace,
-        admin,
-        log,
-    })
+    Some(Config { relay, shutdown_grace, admin, log })
 }
 
 fn relay(settings: &mut Settings) -> Option<RelayConfig> {
@@ -102,10 +97,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
 }
 
 fn server(settings: &mut Settings) -> Option<Server> {
-    let url = match (
-        settings.is_chosen("postgres.url"),
-        settings.is_chosen("postgres.url_file"),
-    ) {
+    let url = match (settings.is_chosen("postgres.url"), settings.is_chosen("postgres.url_file")) {
         (true, true) => {
             settings.problem("postgres.url and postgres.url_file: only one of them");
             return None;
@@ -186,36 +178,23 @@ fn field_config(settings: &mut Settings, field: Field) -> FieldConfig {
                 _ => None,
             };
             if source.is_none() {
-                settings.problem(format!(
-                    "{path} ({origin}): expected {}",
-                    expected(Kind::Field)
-                ));
+                settings.problem(format!("{path} ({origin}): expected {}", expected(Kind::Field)));
             }
             (source, default)
         }
         _ => {
-            settings.problem(format!(
-                "{path} ({origin}): expected {}",
-                expected(Kind::Field)
-            ));
+            settings.problem(format!("{path} ({origin}): expected {}", expected(Kind::Field)));
             (None, None)
         }
     };
-    FieldConfig {
-        source,
-        default,
-        chosen,
-    }
+    FieldConfig { source, default, chosen }
 }
 
 fn status(settings: &mut Settings) -> StatusConfig {
     let mut column = |path: &str| {
         let name = settings.text(path);
         let chosen = settings.is_chosen(path);
-        StatusColumn {
-            name: (!name.is_empty()).then_some(name),
-            chosen,
-        }
+        StatusColumn { name: (!name.is_empty()).then_some(name), chosen }
     };
     let status = column("outbox.status.status");
     let sent_at = column("outbox.status.sent_at");
@@ -269,11 +248,7 @@ fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
     let events = usize::try_from(settings.number("kafka.in_flight_events")).unwrap_or(usize::MAX);
     let bytes = settings.size("kafka.in_flight_bytes");
     let per_key = settings.number("kafka.max_in_flight_per_key");
-    let limits = Limits {
-        events,
-        bytes,
-        per_key: u32::try_from(per_key).unwrap_or(u32::MAX),
-    };
+    let limits = Limits { events, bytes, per_key: u32::try_from(per_key).unwrap_or(u32::MAX) };
     let kafka = KafkaConfig {
         bootstrap_servers,
         properties,
@@ -306,9 +281,6 @@ fn log(settings: &mut Settings) -> LogConfig {
         "json" => LogFormat::Json,
         _ => LogFormat::Auto,
     };
-    let level = settings
-        .choice("log.level")
-        .parse()
-        .unwrap_or(tracing::Level::INFO);
+    let level = settings.choice("log.level").parse().unwrap_or(tracing::Level::INFO);
     LogConfig { format, level }
 }

@@ -41,12 +41,7 @@ pub(super) struct Key {
 }
 
 const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
-    Key {
-        path,
-        kind,
-        default,
-        doc,
-    }
+    Key { path, kind, default, doc }
 }
 
 use Kind::{Boolean, Choice, Duration, Field, List, Number, Secret, Size, Table, Text};
@@ -79,12 +74,7 @@ pub(super) const KEYS: &[Key] = &[
         "\"200ms\"",
         "The first wait before connecting again; it doubles with every failure.",
     ),
-    key(
-        "relay.reconnect_max",
-        Duration,
-        "\"30s\"",
-        "The longest wait before connecting again.",
-    ),
+    key("relay.reconnect_max", Duration, "\"30s\"", "The longest wait before connecting again."),
     key(
         "postgres.url",
         Secret,
@@ -92,12 +82,7 @@ pub(super) const KEYS: &[Key] = &[
         "The database: postgres://user:password@host:port/database, or key=value pairs. sslmode, sslrootcert, sslcert and sslkey are libpq's; without sslmode certificates are verified (verify-full) unless the host is local. DATABASE_URL counts where this is not set.",
     ),
     key("postgres.url_file", Text, "", "A file that holds the URL."),
-    key(
-        "postgres.slot",
-        Text,
-        "\"outboxd\"",
-        "The replication slot: one per relay.",
-    ),
+    key("postgres.slot", Text, "\"outboxd\"", "The replication slot: one per relay."),
     key(
         "postgres.publication",
         Text,
@@ -140,12 +125,7 @@ pub(super) const KEYS: &[Key] = &[
         "[]",
         "The columns that order the rows older than the slot. Default: seq if there is one, else occurred_at and id, with a warning.",
     ),
-    key(
-        "outbox.columns.id",
-        Field,
-        "\"id\"",
-        "What identifies an event for ever.",
-    ),
+    key("outbox.columns.id", Field, "\"id\"", "What identifies an event for ever."),
     key(
         "outbox.columns.aggregate_type",
         Field,
@@ -158,12 +138,7 @@ pub(super) const KEYS: &[Key] = &[
         "\"aggregate_id\"",
         "The thing that changed; the record's key where there is no other.",
     ),
-    key(
-        "outbox.columns.event_type",
-        Field,
-        "\"event_type\"",
-        "What happened.",
-    ),
+    key("outbox.columns.event_type", Field, "\"event_type\"", "What happened."),
     key(
         "outbox.columns.payload",
         Field,
@@ -176,12 +151,7 @@ pub(super) const KEYS: &[Key] = &[
         "\"headers\"",
         "A JSON object whose members become record headers.",
     ),
-    key(
-        "outbox.columns.topic",
-        Field,
-        "\"topic\"",
-        "The topic, where the row names it.",
-    ),
+    key("outbox.columns.topic", Field, "\"topic\"", "The topic, where the row names it."),
     key(
         "outbox.columns.key",
         Field,
@@ -194,18 +164,8 @@ pub(super) const KEYS: &[Key] = &[
         "\"\"",
         "What chooses the partition, where it is not the key.",
     ),
-    key(
-        "outbox.columns.partition",
-        Field,
-        "\"\"",
-        "The partition itself, an integer.",
-    ),
-    key(
-        "outbox.columns.tenant_id",
-        Field,
-        "\"tenant_id\"",
-        "Whose event it is.",
-    ),
+    key("outbox.columns.partition", Field, "\"\"", "The partition itself, an integer."),
+    key("outbox.columns.tenant_id", Field, "\"tenant_id\"", "Whose event it is."),
     key(
         "outbox.columns.schema_version",
         Field,
@@ -284,12 +244,7 @@ pub(super) const KEYS: &[Key] = &[
         "\"{topic}\"",
         "The topic, if every name in braces has a value: fields of the event, or columns.",
     ),
-    key(
-        "route.default",
-        Text,
-        "\"outbox.{aggregate_type}\"",
-        "The topic otherwise.",
-    ),
+    key("route.default", Text, "\"outbox.{aggregate_type}\"", "The topic otherwise."),
     key(
         "envelope.format",
         Choice(&["envelope", "payload"]),
@@ -372,18 +327,13 @@ pub(super) fn by_path(path: &str) -> Option<&'static Key> {
 
 /// Whether `path` names a section.
 pub(super) fn is_section(path: &str) -> bool {
-    KEYS.iter().any(|key| {
-        key.path
-            .strip_prefix(path)
-            .is_some_and(|rest| rest.starts_with('.'))
-    })
+    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// The key or section that someone who wrote `path` may have meant.
 pub(super) fn suggestion(path: &str) -> Option<&'static str> {
-    let sections = KEYS
-        .iter()
-        .filter_map(|key| key.path.rsplit_once('.').map(|(section, _)| section));
+    let sections =
+        KEYS.iter().filter_map(|key| key.path.rsplit_once('.').map(|(section, _)| section));
     let candidates = KEYS.iter().map(|key| key.path).chain(sections);
     let leaf = |path: &'static str| path.rsplit_once('.').map_or(path, |(_, leaf)| leaf);
     let asked = path.rsplit_once('.').map_or(path, |(_, leaf)| leaf);
@@ -404,10 +354,7 @@ mod tests {
     fn every_key_is_described_once_and_has_a_default_that_can_be_read() {
         for key in KEYS {
             assert!(key.doc.ends_with('.') && key.doc.len() > 10, "{}", key.path);
-            assert_eq!(
-                KEYS.iter().filter(|other| other.path == key.path).count(),
-                1
-            );
+            assert_eq!(KEYS.iter().filter(|other| other.path == key.path).count(), 1);
             if !key.default.is_empty() {
                 let line = format!("key = {}", key.default);
                 assert!(line.parse::<toml::Table>().is_ok(), "{line}");
@@ -417,14 +364,8 @@ mod tests {
 
     #[test]
     fn misspelt_and_misplaced_keys_are_recognised() {
-        assert_eq!(
-            suggestion("kafka.bootstrap_server"),
-            Some("kafka.bootstrap_servers")
-        );
-        assert_eq!(
-            suggestion("relay.shutdown_grce"),
-            Some("relay.shutdown_grace")
-        );
+        assert_eq!(suggestion("kafka.bootstrap_server"), Some("kafka.bootstrap_servers"));
+        assert_eq!(suggestion("relay.shutdown_grce"), Some("relay.shutdown_grace"));
         assert_eq!(suggestion("outbox.mode"), Some("outbox.status.mode"));
         assert_eq!(suggestion("postgress"), Some("postgres"));
         assert_eq!(suggestion("xyzzy"), None);

@@ -77,26 +77,17 @@ pub struct Sources {
 impl Sources {
     /// The process's own environment, with what the command line says.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<String>) -> Self {
-        Self {
-            file,
-            flags,
-            environment: std::env::vars().collect(),
-        }
+        Self { file, flags, environment: std::env::vars().collect() }
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
         let found = self.environment.iter().find(|(other, _)| other == name);
-        found
-            .map(|(_, value)| value.as_str())
-            .filter(|value| !value.is_empty())
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The file to read: the one that was named, else `./outboxd.toml` if there is one.
     fn path(&self) -> Option<PathBuf> {
-        let named = self
-            .file
-            .clone()
-            .or_else(|| self.variable("OUTBOXD_CONFIG").map(Into::into));
+        let named = self.file.clone().or_else(|| self.variable("OUTBOXD_CONFIG").map(Into::into));
         let usual = PathBuf::from("outboxd.toml");
         named.or_else(|| usual.exists().then_some(usual))
     }

@@ -55,13 +55,7 @@ impl Settings {
         for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
             let table = format!("key = {}", key.default).parse::<Table>();
             if let Some(value) = table.ok().and_then(|mut table| table.remove("key")) {
-                settings.values.insert(
-                    key.path,
-                    Setting {
-                        value,
-                        origin: Origin::Default,
-                    },
-                );
+                settings.values.insert(key.path, Setting { value, origin: Origin::Default });
             }
         }
         settings
@@ -84,15 +78,9 @@ impl Settings {
             // The library quotes the line, which can hold a secret.
             Err(error) => {
                 let line = error.span().map(|span| {
-                    text.get(..span.start)
-                        .unwrap_or_default()
-                        .matches('\n')
-                        .count()
-                        + 1
+                    text.get(..span.start).unwrap_or_default().matches('\n').count() + 1
                 });
-                let at = line
-                    .map(|line| format!(", line {line}"))
-                    .unwrap_or_default();
+                let at = line.map(|line| format!(", line {line}")).unwrap_or_default();
                 self.problem(format!("{path}{at}: not TOML: {}", error.message()));
             }
         }
@@ -100,11 +88,7 @@ impl Settings {
 
     fn read_table(&mut self, section: &str, table: Table, origin: &Origin) {
         for (name, value) in table {
-            let path = if section.is_empty() {
-                name
-            } else {
-                format!("{section}.{name}")
-            };
+            let path = if section.is_empty() { name } else { format!("{section}.{name}") };
             match (by_path(&path), value) {
                 (Some(key), value) => self.set(key, value, origin.clone()),
                 (None, Value::Table(table)) if is_section(&path) => {
@@ -117,10 +101,7 @@ impl Settings {
 
     fn unknown(&mut self, path: &str, origin: &Origin) {
         let meant = suggestion(path).map(|path| format!("; did you mean {path}?"));
-        self.problem(format!(
-            "{path} ({origin}): unknown key{}",
-            meant.unwrap_or_default()
-        ));
+        self.problem(format!("{path} ({origin}): unknown key{}", meant.unwrap_or_default()));
     }
 
     fn set(&mut self, key: &'static Key, value: Value, origin: Origin) {
@@ -169,19 +150,13 @@ impl Settings {
         };
         match value {
             Some(value) => self.set(key, value, origin.clone()),
-            None => self.problem(format!(
-                "{path} ({origin}): expected {}",
-                expected(key.kind)
-            )),
+            None => self.problem(format!("{path} ({origin}): expected {}", expected(key.kind))),
         }
     }
 
     /// Sets a value that nobody wrote, if there is none.
     pub(super) fn set_if_missing(&mut self, path: &'static str, text: String, origin: Origin) {
-        let setting = Setting {
-            value: Value::String(text),
-            origin,
-        };
+        let setting = Setting { value: Value::String(text), origin };
         self.values.entry(path).or_insert(setting);
     }
 
@@ -191,8 +166,7 @@ impl Settings {
 
     /// Whether somebody wrote it.
     pub(super) fn is_chosen(&self, path: &str) -> bool {
-        self.get(path)
-            .is_some_and(|setting| setting.origin != Origin::Default)
+        self.get(path).is_some_and(|setting| setting.origin != Origin::Default)
     }
 
     /// The value of a key that has a default, or `fallback` after noting what is wrong with it.
@@ -210,9 +184,7 @@ impl Settings {
     }
 
     pub(super) fn text(&mut self, path: &str) -> String {
-        self.read(path, String::new(), |value| {
-            value.as_str().map(str::to_owned)
-        })
+        self.read(path, String::new(), |value| value.as_str().map(str::to_owned))
     }
 
     pub(super) fn boolean(&mut self, path: &str) -> bool {
@@ -233,10 +205,7 @@ impl Settings {
         self.read(path, Duration::ZERO, |value| {
             let text = value.as_str()?;
             // A plain number would leave open what it counts.
-            text.parse::<u64>()
-                .is_err()
-                .then(|| humantime::parse_duration(text).ok())
-                .flatten()
+            text.parse::<u64>().is_err().then(|| humantime::parse_duration(text).ok()).flatten()
         })
     }
 
@@ -255,15 +224,9 @@ impl Settings {
         let Some(Kind::Choice(words)) = by_path(path).map(|key| key.kind) else {
             return String::new();
         };
-        let first = words
-            .first()
-            .map(|word| (*word).to_owned())
-            .unwrap_or_default();
+        let first = words.first().map(|word| (*word).to_owned()).unwrap_or_default();
         self.read(path, first, |value| {
-            value
-                .as_str()
-                .filter(|word| words.contains(word))
-                .map(str::to_owned)
+            value.as_str().filter(|word| words.contains(word)).map(str::to_owned)
         })
     }
 
@@ -277,9 +240,7 @@ impl Settings {
     pub(super) fn table(&mut self, path: &str) -> BTreeMap<String, String> {
         self.read(path, BTreeMap::new(), |value| {
             let entries = value.as_table()?.iter();
-            entries
-                .map(|(name, value)| Some((name.clone(), plain(value)?)))
-                .collect()
+            entries.map(|(name, value)| Some((name.clone(), plain(value)?))).collect()
         })
     }
 }
@@ -287,15 +248,8 @@ impl Settings {
 /// A list or table written as TOML or JSON.
 fn structured(text: &str) -> Option<Value> {
     let json = || serde_json::from_str::<Value>(text).ok();
-    let toml = || {
-        format!("value = {text}")
-            .parse::<Table>()
-            .ok()?
-            .remove("value")
-    };
-    json()
-        .or_else(toml)
-        .filter(|value| value.is_array() || value.is_table())
+    let toml = || format!("value = {text}").parse::<Table>().ok()?.remove("value");
+    json().or_else(toml).filter(|value| value.is_array() || value.is_table())
 }
 
 /// A scalar as text.

@@ -44,9 +44,7 @@ fn without_password(value: &Value) -> String {
     let (base, query) = path.split_once('?').unwrap_or((path, ""));
     let secret_in_query = query.split('&').any(|pair| {
         let name = pair.split('=').next().unwrap_or_default();
-        percent_decode_str(name)
-            .decode_utf8_lossy()
-            .contains("password")
+        percent_decode_str(name).decode_utf8_lossy().contains("password")
     });
     if secret_in_query || base.contains('@') {
         return hidden();
@@ -61,15 +59,8 @@ fn without_password(value: &Value) -> String {
 }
 
 /// Words in the names of properties whose values are secrets.
-const SECRET_WORDS: [&str; 7] = [
-    "password",
-    "secret",
-    "token",
-    "jaas",
-    "pem",
-    "credential",
-    "assertion",
-];
+const SECRET_WORDS: [&str; 7] =
+    ["password", "secret", "token", "jaas", "pem", "credential", "assertion"];
 
 fn without_secrets(value: &Value) -> Value {
     let Value::Table(table) = value else {
@@ -77,11 +68,7 @@ fn without_secrets(value: &Value) -> Value {
     };
     let hide = |(name, value): (&String, &Value)| {
         let is_secret = SECRET_WORDS.iter().any(|word| name.contains(word));
-        let shown = if is_secret {
-            Value::String("***".to_owned())
-        } else {
-            value.clone()
-        };
+        let shown = if is_secret { Value::String("***".to_owned()) } else { value.clone() };
         (name.clone(), shown)
     };
     Value::Table(table.iter().map(hide).collect())
@@ -154,13 +141,7 @@ mod tests {
         let text = template();
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(
-            table
-                .get("postgres")
-                .unwrap()
-                .get("url")
-                .unwrap()
-                .as_str()
-                .unwrap(),
+            table.get("postgres").unwrap().get("url").unwrap().as_str().unwrap(),
             "postgres://outboxd@localhost:5432/app"
         );
         let uncommented: String = text
@@ -172,11 +153,7 @@ mod tests {
             .collect();
         for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
             let name = key.path.rsplit_once('.').unwrap().1;
-            assert!(
-                uncommented.contains(&format!("\n{name} = {}\n", key.default)),
-                "{}",
-                key.path
-            );
+            assert!(uncommented.contains(&format!("\n{name} = {}\n", key.default)), "{}", key.path);
         }
     }
 }

@@ -39,10 +39,8 @@ fn problems(file: &str, environment: &[(&str, &str)]) -> String {
 
 #[test]
 fn the_environment_alone_is_enough() {
-    let sources = Sources {
-        environment: vec![(URL.0.to_owned(), URL.1.to_owned())],
-        ..Sources::default()
-    };
+    let sources =
+        Sources { environment: vec![(URL.0.to_owned(), URL.1.to_owned())], ..Sources::default() };
     let config = Config::load(&sources).unwrap();
     assert_eq!(config.relay.id, "outboxd");
     assert_eq!(config.relay.limits.events, 10_000);
@@ -55,11 +53,7 @@ fn the_environment_alone_is_enough() {
 #[test]
 fn flags_override_the_environment_which_overrides_the_file() {
     let file = "[relay]\nid = \"file\"\n[outbox.status]\nbatch = 5\nmode = \"ledger\"\n";
-    let environment = [
-        URL,
-        ("OUTBOXD__RELAY__ID", "env"),
-        ("OUTBOXD__OUTBOX__STATUS__BATCH", "6"),
-    ];
+    let environment = [URL, ("OUTBOXD__RELAY__ID", "env"), ("OUTBOXD__OUTBOX__STATUS__BATCH", "6")];
     let config = load(file, &environment, &["outbox.status.batch=7"]);
     assert_eq!(config.relay.id, "env");
     assert_eq!(config.relay.settle.batch, 7);
@@ -70,15 +64,9 @@ fn flags_override_the_environment_which_overrides_the_file() {
 fn tables_and_lists_in_the_environment_are_toml_or_json() {
     let environment = [
         URL,
-        (
-            "OUTBOXD__KAFKA__PROPERTIES",
-            r#"{"compression.type":"zstd","linger.ms":5}"#,
-        ),
+        ("OUTBOXD__KAFKA__PROPERTIES", r#"{"compression.type":"zstd","linger.ms":5}"#),
         ("OUTBOXD__ENVELOPE__HEADERS", "[\"event_id\", \"position\"]"),
-        (
-            "OUTBOXD__OUTBOX__COLUMNS__TENANT_ID",
-            r#"{ payload = "/tenant" }"#,
-        ),
+        ("OUTBOXD__OUTBOX__COLUMNS__TENANT_ID", r#"{ payload = "/tenant" }"#),
         ("OUTBOXD__OUTBOX__COLUMNS", r#"{ id = "event_id" }"#),
     ];
     let config = load("", &environment, &[]);
@@ -89,21 +77,12 @@ fn tables_and_lists_in_the_environment_are_toml_or_json() {
 
 #[test]
 fn an_unknown_key_is_refused_with_a_suggestion() {
-    let text = problems(
-        "[kafka]\nbootstrap_server = \"x\"\n[rely]\nid = \"x\"\n",
-        &[URL],
-    );
+    let text = problems("[kafka]\nbootstrap_server = \"x\"\n[rely]\nid = \"x\"\n", &[URL]);
     assert!(text.contains("kafka.bootstrap_server (file"), "{text}");
-    assert!(
-        text.contains("did you mean kafka.bootstrap_servers?"),
-        "{text}"
-    );
+    assert!(text.contains("did you mean kafka.bootstrap_servers?"), "{text}");
     assert!(text.contains("did you mean relay?"), "{text}");
     let text = problems("", &[URL, ("OUTBOXD__RELAY__IDD", "x")]);
-    assert!(
-        text.contains("relay.idd (environment OUTBOXD__RELAY__IDD): unknown key"),
-        "{text}"
-    );
+    assert!(text.contains("relay.idd (environment OUTBOXD__RELAY__IDD): unknown key"), "{text}");
 }
 
 #[test]
@@ -134,10 +113,7 @@ fn combinations_that_cannot_work_are_refused() {
     assert!(text.contains("acks cannot be set"), "{text}");
     let text = problems("[outbox]\ntable = \"a b\"\n", &[URL]);
     assert!(text.contains("outbox.table"), "{text}");
-    let text = problems(
-        "[outbox.columns]\ntenant_id = { payloads = \"/x\" }\n",
-        &[URL],
-    );
+    let text = problems("[outbox.columns]\ntenant_id = { payloads = \"/x\" }\n", &[URL]);
     assert!(text.contains("outbox.columns.tenant_id"), "{text}");
 }
 
@@ -151,23 +127,15 @@ fn a_file_that_is_not_toml_is_told_by_its_line_alone() {
 #[test]
 fn a_secret_can_be_in_a_file_of_its_own() {
     let mut secret = tempfile::NamedTempFile::new().unwrap();
-    secret
-        .write_all(b"postgres://u:hunter2@localhost/d\n")
-        .unwrap();
+    secret.write_all(b"postgres://u:hunter2@localhost/d\n").unwrap();
     let mut properties = tempfile::NamedTempFile::new().unwrap();
-    properties
-        .write_all(b"# of kafka\nsasl.password = hunter3\n")
-        .unwrap();
+    properties.write_all(b"# of kafka\nsasl.password = hunter3\n").unwrap();
     let file = format!(
         "[postgres]\nurl_file = {:?}\n[kafka]\nproperties_file = {:?}\n",
         secret.path(),
         properties.path()
     );
-    let config = load(
-        &file,
-        &[("DATABASE_URL", "postgres://other@localhost/d")],
-        &[],
-    );
+    let config = load(&file, &[("DATABASE_URL", "postgres://other@localhost/d")], &[]);
     assert_eq!(config.relay.server.user, "u");
     assert_eq!(config.relay.kafka.properties["sasl.password"], "hunter3");
 }
@@ -176,21 +144,12 @@ fn a_secret_can_be_in_a_file_of_its_own() {
 fn what_is_shown_has_origins_and_no_secrets() {
     let file = "[postgres]\nurl = \"postgres://u:hunter2@localhost/d\"\n\
                 [kafka.properties]\n\"sasl.password\" = \"hunter3\"\n\"linger.ms\" = 1\n";
-    let (sources, _file) = sources(
-        file,
-        &[("OUTBOXD__RELAY__ID", "x")],
-        &["metrics.enabled=false"],
-    );
+    let (sources, _file) =
+        sources(file, &[("OUTBOXD__RELAY__ID", "x")], &["metrics.enabled=false"]);
     let (shown, failure) = show(&sources);
     assert_eq!(failure, None);
     assert!(!shown.contains("hunter"), "{shown}");
-    let line = |key: &str| {
-        shown
-            .lines()
-            .find(|line| line.starts_with(key))
-            .unwrap()
-            .to_owned()
-    };
+    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
     assert!(line("relay.id").ends_with("= \"x\"  # environment OUTBOXD__RELAY__ID"));
     assert!(line("metrics.enabled").ends_with("= false  # flag"));
     assert!(line("relay.standby").ends_with("= true  # default"));
@@ -204,10 +163,6 @@ fn what_is_shown_has_origins_and_no_secrets() {
 fn payloads_have_the_headers_that_their_format_lacks() {
     let config = load("[envelope]\nformat = \"payload\"\n", &[URL], &[]);
     assert_eq!(config.relay.events.headers, ["event_id", "event_type"]);
-    let config = load(
-        "[envelope]\nformat = \"payload\"\nheaders = []\n",
-        &[URL],
-        &[],
-    );
+    let config = load("[envelope]\nformat = \"payload\"\nheaders = []\n", &[URL], &[]);
     assert!(config.relay.events.headers.is_empty());
 }

@@ -1,5 +1,8 @@
 //! stub
+
+mod postgres;
 use crate::failure::Failure;
+pub use postgres::{StopMode, TempPostgres};
 use std::process::ExitCode;
 /// args
 #[derive(Debug, clap::Args)]

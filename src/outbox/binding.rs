@@ -48,10 +48,7 @@ impl Binding {
                 MappedSource::Const(value) => BoundSource::Const(value.clone()),
                 MappedSource::Nothing => BoundSource::Nothing,
             };
-            Bound {
-                source,
-                default: mapped.default.clone(),
-            }
+            Bound { source, default: mapped.default.clone() }
         });
         failure.map_or(Ok(Self { fields }), Err)
     }
@@ -79,9 +76,7 @@ where
 {
     /// The bytes of a field that is a column, as PostgreSQL prints them; nothing for null.
     pub(super) fn bytes(&self, field: Field) -> Option<&'v [u8]> {
-        self.binding
-            .place(field)
-            .and_then(|place| self.values.get(place).copied().flatten())
+        self.binding.place(field).and_then(|place| self.values.get(place).copied().flatten())
     }
 
     /// A field's value; nothing for null, unless a default was configured.
@@ -89,10 +84,9 @@ where
         let bound: &'b Bound = self.bound(field);
         let value = match &bound.source {
             BoundSource::Place(place) => self.text_at(*place)?.map(Cow::Borrowed),
-            BoundSource::Pointer(path) => self
-                .bytes(Field::Payload)
-                .and_then(|json| pointed(json, path))
-                .map(Cow::Owned),
+            BoundSource::Pointer(path) => {
+                self.bytes(Field::Payload).and_then(|json| pointed(json, path)).map(Cow::Owned)
+            }
             BoundSource::Const(value) => Some(Cow::Borrowed(value.as_str())),
             BoundSource::Nothing => None,
         };
@@ -102,10 +96,7 @@ where
     /// A column's value by its place.
     pub(super) fn text_at(&self, place: usize) -> Result<Option<&'v str>, MapError> {
         let bytes = self.values.get(place).copied().flatten();
-        bytes
-            .map(std::str::from_utf8)
-            .transpose()
-            .map_err(|_| MapError::NotUtf8)
+        bytes.map(std::str::from_utf8).transpose().map_err(|_| MapError::NotUtf8)
     }
 
     #[expect(clippy::indexing_slicing, reason = "one entry per field")]

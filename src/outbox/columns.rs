@@ -93,15 +93,11 @@ impl Field {
     fn accepts(self, kind: Kind) -> (&'static str, bool) {
         use Kind::{Bytes, Integer, Json, Other, Text, Timestamp, TimestampTz};
         match self {
-            Field::Payload => (
-                "jsonb, json, text or bytea",
-                matches!(kind, Json | Text | Bytes),
-            ),
+            Field::Payload => ("jsonb, json, text or bytea", matches!(kind, Json | Text | Bytes)),
             Field::Headers => ("jsonb, json or text", matches!(kind, Json | Text)),
-            Field::OccurredAt | Field::ScheduledAt => (
-                "timestamptz or timestamp",
-                matches!(kind, Timestamp | TimestampTz),
-            ),
+            Field::OccurredAt | Field::ScheduledAt => {
+                ("timestamptz or timestamp", matches!(kind, Timestamp | TimestampTz))
+            }
             Field::Partition => ("an integer", matches!(kind, Integer)),
             Field::Id
             | Field::AggregateType
@@ -112,10 +108,9 @@ impl Field {
             | Field::PartitionBy
             | Field::TenantId
             | Field::SchemaVersion
-            | Field::DedupKey => (
-                "a scalar, such as text, uuid or bigint",
-                !matches!(kind, Json | Bytes | Other),
-            ),
+            | Field::DedupKey => {
+                ("a scalar, such as text, uuid or bigint", !matches!(kind, Json | Bytes | Other))
+            }
         }
     }
 }
@@ -203,9 +198,7 @@ pub struct ColumnMap {
 impl ColumnMap {
     /// Takes each field's configuration from `configure`.
     pub fn new(configure: impl FnMut(Field) -> FieldConfig) -> Self {
-        Self {
-            fields: Field::ALL.map(configure),
-        }
+        Self { fields: Field::ALL.map(configure) }
     }
 
     /// What was configured for `field`.
@@ -223,17 +216,10 @@ impl ColumnMap {
         let fields = Field::ALL.map(|field| {
             self.compile_field(field, layout).unwrap_or_else(|problem| {
                 problems.push(problem);
-                Mapped {
-                    source: MappedSource::Nothing,
-                    default: None,
-                }
+                Mapped { source: MappedSource::Nothing, default: None }
             })
         });
-        if problems.is_empty() {
-            Ok(Mapping { fields })
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(Mapping { fields }) } else { Err(problems) }
     }
 
     fn compile_field(&self, field: Field, layout: &Layout) -> Result<Mapped, MapProblem> {
@@ -256,10 +242,7 @@ impl ColumnMap {
                     MappedSource::Column(column.clone())
                 }
                 None if config.chosen || required => {
-                    return Err(MapProblem::NoColumn {
-                        field: field.name(),
-                        column: name.clone(),
-                    });
+                    return Err(MapProblem::NoColumn { field: field.name(), column: name.clone() });
                 }
                 None => MappedSource::Nothing,
             },
@@ -271,10 +254,7 @@ impl ColumnMap {
             ),
             Some(Source::Const(value)) => MappedSource::Const(value.clone()),
         };
-        Ok(Mapped {
-            source,
-            default: config.default.clone(),
-        })
+        Ok(Mapped { source, default: config.default.clone() })
     }
 }
 
@@ -319,18 +299,12 @@ impl Mapping {
 /// # Errors
 /// The column is not published any more, or its type is another.
 pub(super) fn place_of(column: &LayoutColumn, relation: &Relation) -> Result<usize, BindError> {
-    let found = relation
-        .columns
-        .iter()
-        .enumerate()
-        .find(|(_, found)| found.name == column.name);
+    let found = relation.columns.iter().enumerate().find(|(_, found)| found.name == column.name);
     match found {
-        None => Err(BindError::Missing {
-            column: column.name.clone(),
-        }),
-        Some((_, found)) if found.type_oid != column.type_oid => Err(BindError::Retyped {
-            column: column.name.clone(),
-        }),
+        None => Err(BindError::Missing { column: column.name.clone() }),
+        Some((_, found)) if found.type_oid != column.type_oid => {
+            Err(BindError::Retyped { column: column.name.clone() })
+        }
         Some((place, _)) => Ok(place),
     }
 }
@@ -347,25 +321,18 @@ pub(super) mod tests {
                 type_name: (*type_name).to_owned(),
                 kind: *kind,
             };
-        Layout {
-            columns: columns.iter().enumerate().map(column).collect(),
-        }
+        Layout { columns: columns.iter().enumerate().map(column).collect() }
     }
 
     fn by_column(name: &str, chosen: bool) -> FieldConfig {
-        FieldConfig {
-            source: Some(Source::Column(name.to_owned())),
-            default: None,
-            chosen,
-        }
+        FieldConfig { source: Some(Source::Column(name.to_owned())), default: None, chosen }
     }
 
     fn map(set: &[(Field, FieldConfig)]) -> ColumnMap {
         ColumnMap::new(|field| {
-            set.iter().find(|(name, _)| *name == field).map_or_else(
-                || by_column(field.name(), false),
-                |(_, config)| config.clone(),
-            )
+            set.iter()
+                .find(|(name, _)| *name == field)
+                .map_or_else(|| by_column(field.name(), false), |(_, config)| config.clone())
         })
     }
 

@@ -108,11 +108,7 @@ impl EventMap {
             }
         };
         let topic = keep(Template::compile("route.topic", &config.topic, layout));
-        let default_topic = keep(Template::compile(
-            "route.default",
-            &config.default_topic,
-            layout,
-        ));
+        let default_topic = keep(Template::compile("route.default", &config.default_topic, layout));
         let headers: Result<Vec<_>, _> = config
             .headers
             .iter()
@@ -243,16 +239,7 @@ impl Mapper {
         position: Position,
         now: i64,
     ) -> Result<Envelope<'a>, MapError> {
-        let Self {
-            binding,
-            topic,
-            default_topic,
-            chosen,
-            format,
-            payload,
-            scratch,
-            ..
-        } = self;
+        let Self { binding, topic, default_topic, chosen, format, payload, scratch, .. } = self;
         let row = Row { binding, values };
         let Some(id) = row.bytes(Field::Id) else {
             return Err(MapError::NoId);
@@ -296,14 +283,8 @@ impl Mapper {
             partition_by: row.text(Field::PartitionBy)?,
             partition: partition.map_err(|_| MapError::BadPartition)?,
             headers: scratch.headers.view(),
-            occurred: row
-                .text(Field::OccurredAt)?
-                .and_then(|text| timestamp::micros(&text)),
-            value: if has_value {
-                Some(&scratch.value)
-            } else {
-                raw(&row, *format, *payload)
-            },
+            occurred: row.text(Field::OccurredAt)?.and_then(|text| timestamp::micros(&text)),
+            value: if has_value { Some(&scratch.value) } else { raw(&row, *format, *payload) },
             is_early,
         })
     }
@@ -376,10 +357,7 @@ fn write_payload(
         (Some(text), PayloadForm::JsonText) if !is_json(text) => return Err(MapError::NotJson),
         (Some(json), PayloadForm::JsonText) => out.extend_from_slice(json),
         (Some(text), PayloadForm::Text) => {
-            write_string(
-                std::str::from_utf8(text).map_err(|_| MapError::NotUtf8)?,
-                out,
-            );
+            write_string(std::str::from_utf8(text).map_err(|_| MapError::NotUtf8)?, out);
         }
         (Some(hex), PayloadForm::Bytes) => {
             let mut bytes = Vec::new();
@@ -395,14 +373,9 @@ fn write_payload(
 /// Appends the bytes that PostgreSQL prints as `\x00ff`.
 fn decode_hex(text: &[u8], out: &mut Vec<u8>) -> Result<(), MapError> {
     let hex = text.strip_prefix(b"\\x").ok_or(MapError::BadBytes)?;
-    let len = HEXLOWER
-        .decode_len(hex.len())
-        .map_err(|_| MapError::BadBytes)?;
+    let len = HEXLOWER.decode_len(hex.len()).map_err(|_| MapError::BadBytes)?;
     let start = out.len();
     out.resize(start + len, 0);
     let into = out.get_mut(start..).unwrap_or_default();
-    HEXLOWER
-        .decode_mut(hex, into)
-        .map(|_| ())
-        .map_err(|_| MapError::BadBytes)
+    HEXLOWER.decode_mut(hex, into).map(|_| ()).map_err(|_| MapError::BadBytes)
 }

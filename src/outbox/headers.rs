@@ -47,16 +47,10 @@ impl Chosen {
             (_, None, Some(column)) => (name, Source::Column(column.clone())),
             (_, None, None) => {
                 let key = "envelope.headers";
-                return Err(MapProblem::UnknownName {
-                    key,
-                    name: name.to_owned(),
-                });
+                return Err(MapProblem::UnknownName { key, name: name.to_owned() });
             }
         };
-        Ok(Self {
-            name: name.to_owned(),
-            source,
-        })
+        Ok(Self { name: name.to_owned(), source })
     }
 
     pub(super) fn bind(&self, relation: &Relation) -> Result<Bound, BindError> {
@@ -66,10 +60,7 @@ impl Chosen {
             Source::Position => Source::Position,
             Source::ContentType(value) => Source::ContentType(value),
         };
-        Ok(Bound {
-            name: self.name.clone(),
-            source,
-        })
+        Ok(Bound { name: self.name.clone(), source })
     }
 }
 
@@ -96,10 +87,7 @@ impl HeaderList {
 
     /// To read them.
     pub fn view(&self) -> Headers<'_> {
-        Headers {
-            text: &self.text,
-            spans: &self.spans,
-        }
+        Headers { text: &self.text, spans: &self.spans }
     }
 
     /// Collects the headers of `row`.
@@ -121,10 +109,7 @@ impl HeaderList {
                     let start = self.text.len();
                     // Writing to memory cannot fail.
                     let _ = write!(self.text, "{position}");
-                    self.spans.push(Span {
-                        name,
-                        value: Some(start..self.text.len()),
-                    });
+                    self.spans.push(Span { name, value: Some(start..self.text.len()) });
                     continue;
                 }
             };
@@ -171,9 +156,7 @@ impl<'a> Headers<'a> {
 
     /// The first value of that name.
     pub fn get(&self, name: &str) -> Option<&'a str> {
-        self.iter()
-            .find(|(other, _)| *other == name)
-            .and_then(|(_, value)| value)
+        self.iter().find(|(other, _)| *other == name).and_then(|(_, value)| value)
     }
 
     /// Bytes of all names and values.
@@ -183,9 +166,6 @@ impl<'a> Headers<'a> {
 
     /// A list of its own.
     pub fn to_list(&self) -> HeaderList {
-        HeaderList {
-            text: self.text.to_owned(),
-            spans: self.spans.to_vec(),
-        }
+        HeaderList { text: self.text.to_owned(), spans: self.spans.to_vec() }
     }
 }

@@ -32,20 +32,13 @@ fn scalar(raw: &RawValue) -> Option<String> {
 /// The scalar that `pointer` (RFC 6901, already split) names in `json`; nothing if there is none.
 pub(super) fn pointed(json: &[u8], pointer: &[String]) -> Option<String> {
     let mut input = serde_json::Deserializer::from_slice(json);
-    Pointed { path: pointer }
-        .deserialize(&mut input)
-        .ok()
-        .flatten()
+    Pointed { path: pointer }.deserialize(&mut input).ok().flatten()
 }
 
 /// Splits a JSON pointer; nothing if it is not one.
 pub(super) fn split_pointer(pointer: &str) -> Option<Vec<String>> {
     let parts = pointer.strip_prefix('/')?.split('/');
-    Some(
-        parts
-            .map(|part| part.replace("~1", "/").replace("~0", "~"))
-            .collect(),
-    )
+    Some(parts.map(|part| part.replace("~1", "/").replace("~0", "~")).collect())
 }
 
 /// Walks down to one member without building the rest.
@@ -74,11 +67,7 @@ impl<'de> Visitor<'de> for Pointed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
         while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-            match self
-                .path
-                .split_first()
-                .filter(|(first, _)| **first == *name)
-            {
+            match self.path.split_first().filter(|(first, _)| **first == *name) {
                 Some((_, path)) => found = map.next_value_seed(Pointed { path })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -191,11 +180,7 @@ mod tests {
         assert_eq!(at(json, "/a/b/0").as_deref(), Some("10"));
         assert_eq!(at(json, "/a/b/1").as_deref(), Some("x\n"));
         assert_eq!(at(json, "/a/b/2/c~0~1d").as_deref(), Some("true"));
-        assert_eq!(
-            at(json, "/f").as_deref(),
-            Some("1.10"),
-            "numbers are kept as written"
-        );
+        assert_eq!(at(json, "/f").as_deref(), Some("1.10"), "numbers are kept as written");
         for nothing in ["/n", "/a", "/a/b", "/a/b/9", "/a/b/x", "/s/t", "/missing"] {
             assert_eq!(at(json, nothing), None, "{nothing}");
         }

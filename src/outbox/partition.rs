@@ -28,10 +28,7 @@ impl Placement {
 }
 
 /// MurmurHash2, 32 bits, with the seed of `org.apache.kafka.common.utils.Utils.murmur2`.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the algorithm takes the length modulo 2^32"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the algorithm takes the length modulo 2^32")]
 fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5BD1_E995;
     let mut hash = 0x9747_B28C ^ data.len() as u32;
@@ -63,10 +60,7 @@ mod tests {
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            (
-                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-                -58_897_971,
-            ),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(text.as_bytes()).cast_signed(), hash, "{text}");
@@ -79,9 +73,6 @@ mod tests {
             let key = vec![0xFF; len];
             assert!((0..7).contains(&Placement::of_key(&key).partition(7)));
         }
-        assert_eq!(
-            Placement::of_key(b"foobar").partition(6),
-            (-790_332_482 & 0x7FFF_FFFF) % 6
-        );
+        assert_eq!(Placement::of_key(b"foobar").partition(6), (-790_332_482 & 0x7FFF_FFFF) % 6);
     }
 }

@@ -32,29 +32,20 @@ impl Template {
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
             let Some((name, behind)) = after.split_once('}') else {
-                return Err(MapProblem::BadTemplate {
-                    key,
-                    problem: "a \"{\" without its \"}\"",
-                });
+                return Err(MapProblem::BadTemplate { key, problem: "a \"{\" without its \"}\"" });
             };
             parts.push(Part::Text(before.to_owned()));
             parts.push(match (Field::by_name(name), layout.column(name)) {
                 (Some(field), _) => Part::Field(field),
                 (None, Some(column)) => Part::Column(column.clone()),
                 (None, None) => {
-                    return Err(MapProblem::UnknownName {
-                        key,
-                        name: name.to_owned(),
-                    });
+                    return Err(MapProblem::UnknownName { key, name: name.to_owned() });
                 }
             });
             rest = behind;
         }
         if rest.contains('}') {
-            return Err(MapProblem::BadTemplate {
-                key,
-                problem: "a \"}\" without its \"{\"",
-            });
+            return Err(MapProblem::BadTemplate { key, problem: "a \"}\" without its \"{\"" });
         }
         parts.push(Part::Text(rest.to_owned()));
         parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
@@ -71,9 +62,7 @@ impl Template {
             Part::Field(field) => Ok(BoundPart::Field(*field)),
             Part::Column(column) => place_of(column, relation).map(BoundPart::Place),
         };
-        Ok(BoundTemplate {
-            parts: self.parts.iter().map(bind).collect::<Result<_, _>>()?,
-        })
+        Ok(BoundTemplate { parts: self.parts.iter().map(bind).collect::<Result<_, _>>()? })
     }
 }
 
@@ -120,9 +109,7 @@ impl BoundTemplate {
 /// Whether Kafka takes `name` for a topic.
 pub fn is_topic_name(name: &str) -> bool {
     (1..=249).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && name != "."
         && name != ".."
 }
@@ -133,22 +120,14 @@ mod tests {
 
     #[test]
     fn a_wrong_template_is_told_at_the_start() {
-        let layout = Layout {
-            columns: Vec::new(),
-        };
+        let layout = Layout { columns: Vec::new() };
         let problem = |text| Template::compile("route.topic", text, &layout).unwrap_err();
         assert_eq!(
             problem("{nope}").to_string(),
             "route.topic: \"nope\" is neither a field of the event nor a column of the table"
         );
-        assert_eq!(
-            problem("a{topic").to_string(),
-            "route.topic: a \"{\" without its \"}\""
-        );
-        assert_eq!(
-            problem("a}topic").to_string(),
-            "route.topic: a \"}\" without its \"{\""
-        );
+        assert_eq!(problem("a{topic").to_string(), "route.topic: a \"{\" without its \"}\"");
+        assert_eq!(problem("a}topic").to_string(), "route.topic: a \"}\" without its \"{\"");
     }
 
     #[test]

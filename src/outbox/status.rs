@@ -100,20 +100,12 @@ impl StatusConfig {
                     expected,
                 },
                 None if !config.chosen => return None,
-                None => MapProblem::NoStatusColumn {
-                    key,
-                    column: name.to_owned(),
-                },
+                None => MapProblem::NoStatusColumn { key, column: name.to_owned() },
             };
             problems.push(problem);
             None
         };
-        let status = column(
-            "status",
-            &self.status,
-            "text or an enum",
-            &[Kind::Text, Kind::Enum],
-        );
+        let status = column("status", &self.status, "text or an enum", &[Kind::Text, Kind::Enum]);
         let sent_at = column(
             "sent_at",
             &self.sent_at,
@@ -135,13 +127,7 @@ impl StatusConfig {
             (None, None, None) => Pending::Always,
         };
         let status = status.map(|column| (column, self.label_sent.clone()));
-        Ok(StatusMap {
-            mode: self.mode,
-            status,
-            sent_at,
-            sent_flag,
-            pending,
-        })
+        Ok(StatusMap { mode: self.mode, status, sent_at, sent_flag, pending })
     }
 }
 
@@ -177,10 +163,7 @@ mod tests {
     use super::*;
 
     fn column(name: &str, chosen: bool) -> StatusColumn {
-        StatusColumn {
-            name: Some(name.to_owned()),
-            chosen,
-        }
+        StatusColumn { name: Some(name.to_owned()), chosen }
     }
 
     fn config(mode: Mode) -> StatusConfig {
@@ -204,13 +187,8 @@ mod tests {
         let map = config(Mode::Update).compile(&full).unwrap();
         assert!(matches!(map.pending, Pending::Label(_, label) if label == "PENDING"));
 
-        let flag = StatusConfig {
-            sent_flag: column("published", true),
-            ..config(Mode::Update)
-        };
-        let map = flag
-            .compile(&layout(&[("published", "boolean", Kind::Boolean)]))
-            .unwrap();
+        let flag = StatusConfig { sent_flag: column("published", true), ..config(Mode::Update) };
+        let map = flag.compile(&layout(&[("published", "boolean", Kind::Boolean)])).unwrap();
         assert!(matches!(map.pending, Pending::NotFlagged(_)));
 
         let map = config(Mode::Update)
@@ -228,9 +206,7 @@ mod tests {
             sent_at: column("sent", true),
             ..config(Mode::Update)
         };
-        let problems = wrong
-            .compile(&layout(&[("sent", "boolean", Kind::Boolean)]))
-            .unwrap_err();
+        let problems = wrong.compile(&layout(&[("sent", "boolean", Kind::Boolean)])).unwrap_err();
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             problems,

@@ -9,20 +9,12 @@ use crate::pgoutput::{Column, Relation};
 use proptest::prelude::*;
 
 const NOW: i64 = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
-const POSITION: Position = Position {
-    commit: Lsn::from_wire(0x1_0000_00AB),
-    index: 3,
-};
+const POSITION: Position = Position { commit: Lsn::from_wire(0x1_0000_00AB), index: 3 };
 
 /// Our own table's columns with a row's values.
 fn ours() -> Vec<(&'static str, &'static str, Kind, Option<&'static str>)> {
     vec![
-        (
-            "id",
-            "uuid",
-            Kind::Scalar,
-            Some("4d47e190-0402-4048-bc2c-89dd54343cdc"),
-        ),
+        ("id", "uuid", Kind::Scalar, Some("4d47e190-0402-4048-bc2c-89dd54343cdc")),
         ("seq", "bigint", Kind::Integer, Some("17")),
         ("aggregate_type", "text", Kind::Text, Some("order")),
         ("aggregate_id", "text", Kind::Text, Some("o-1")),
@@ -34,12 +26,7 @@ fn ours() -> Vec<(&'static str, &'static str, Kind, Option<&'static str>)> {
         ("tenant_id", "text", Kind::Text, None),
         ("schema_version", "integer", Kind::Integer, Some("1")),
         ("dedup_key", "text", Kind::Text, None),
-        (
-            "occurred_at",
-            "timestamptz",
-            Kind::TimestampTz,
-            Some("2026-11-21 06:00:00.5+00"),
-        ),
+        ("occurred_at", "timestamptz", Kind::TimestampTz, Some("2026-11-21 06:00:00.5+00")),
         ("scheduled_at", "timestamptz", Kind::TimestampTz, None),
         ("status", "text", Kind::Text, Some("PENDING")),
         ("sent_at", "timestamptz", Kind::TimestampTz, None),
@@ -70,27 +57,16 @@ impl Table {
             format: Format::Envelope,
             headers: vec!["event_id".to_owned()],
         };
-        Self {
-            config,
-            columns: ours(),
-        }
+        Self { config, columns: ours() }
     }
 
     fn with(mut self, name: &str, value: Option<&'static str>) -> Self {
-        self.columns
-            .iter_mut()
-            .find(|column| column.0 == name)
-            .unwrap()
-            .3 = value;
+        self.columns.iter_mut().find(|column| column.0 == name).unwrap().3 = value;
         self
     }
 
     fn retyped(mut self, name: &str, type_name: &'static str, kind: Kind) -> Self {
-        let column = self
-            .columns
-            .iter_mut()
-            .find(|column| column.0 == name)
-            .unwrap();
+        let column = self.columns.iter_mut().find(|column| column.0 == name).unwrap();
         (column.1, column.2) = (type_name, kind);
         self
     }
@@ -116,10 +92,10 @@ impl Table {
 
     fn mapper(&self) -> Mapper {
         let layout = self.layout();
-        let columns = layout.columns.iter().map(|column| Column {
-            name: column.name.clone(),
-            type_oid: column.type_oid,
-        });
+        let columns = layout
+            .columns
+            .iter()
+            .map(|column| Column { name: column.name.clone(), type_oid: column.type_oid });
         let relation = Relation {
             oid: 1,
             namespace: "public".to_owned(),
@@ -127,21 +103,12 @@ impl Table {
             columns: columns.collect(),
         };
         let status = status().compile(&layout).unwrap();
-        EventMap::compile(&self.config, &status, &layout)
-            .unwrap()
-            .bind(&relation)
-            .unwrap()
+        EventMap::compile(&self.config, &status, &layout).unwrap().bind(&relation).unwrap()
     }
 
     fn map(&self) -> Result<Published, MapError> {
-        let values: Vec<_> = self
-            .columns
-            .iter()
-            .map(|c| c.3.map(str::as_bytes))
-            .collect();
-        self.mapper()
-            .map(&values, POSITION, NOW)
-            .map(|envelope| Published::from(&envelope))
+        let values: Vec<_> = self.columns.iter().map(|c| c.3.map(str::as_bytes)).collect();
+        self.mapper().map(&values, POSITION, NOW).map(|envelope| Published::from(&envelope))
     }
 
     fn published(&self) -> Published {
@@ -150,10 +117,7 @@ impl Table {
 }
 
 fn status() -> StatusConfig {
-    let column = |name: &str| StatusColumn {
-        name: Some(name.to_owned()),
-        chosen: false,
-    };
+    let column = |name: &str| StatusColumn { name: Some(name.to_owned()), chosen: false };
     StatusConfig {
         mode: Mode::Update,
         status: column("status"),
@@ -215,24 +179,16 @@ fn an_envelope_has_every_member_in_this_order() {
 
 #[test]
 fn a_rows_topic_and_key_win() {
-    let table = Table::ours()
-        .with("topic", Some("orders.v1"))
-        .with("partition_key", Some("k"));
+    let table = Table::ours().with("topic", Some("orders.v1")).with("partition_key", Some("k"));
     let published = table.published();
-    assert_eq!(
-        (published.topic.as_str(), published.key.as_deref()),
-        ("orders.v1", Some("k"))
-    );
+    assert_eq!((published.topic.as_str(), published.key.as_deref()), ("orders.v1", Some("k")));
     let empty = Table::ours().with("topic", Some("")).published();
     assert_eq!(empty.topic, "outbox.order", "an empty topic is none");
 }
 
 #[test]
 fn an_event_without_a_topic_is_an_error_not_a_guess() {
-    assert_eq!(
-        Table::ours().with("aggregate_type", None).map(),
-        Err(MapError::NoTopic)
-    );
+    assert_eq!(Table::ours().with("aggregate_type", None).map(), Err(MapError::NoTopic));
 }
 
 #[test]
@@ -248,16 +204,10 @@ fn a_template_can_name_any_column() {
 #[test]
 fn the_payload_alone_is_the_columns_bytes() {
     let json = r#"{ "b":1,"a":"A", "a":1e400 }"#;
-    let table = Table::ours()
-        .format(Format::Payload)
-        .with("payload", Some(json));
+    let table = Table::ours().format(Format::Payload).with("payload", Some(json));
     assert_eq!(text(&table.published()), json);
     let table = Table::ours().format(Format::Payload).with("payload", None);
-    assert_eq!(
-        table.published().value,
-        None,
-        "a null payload is a tombstone"
-    );
+    assert_eq!(table.published().value, None, "a null payload is a tombstone");
 }
 
 #[test]
@@ -266,20 +216,10 @@ fn bytes_arrive_as_bytes_or_as_base64() {
         let table = Table::ours().retyped("payload", "bytea", Kind::Bytes);
         table.with("payload", Some("\\x00ff10"))
     };
-    assert_eq!(
-        bytes().format(Format::Payload).published().value,
-        Some(vec![0, 0xFF, 0x10])
-    );
+    assert_eq!(bytes().format(Format::Payload).published().value, Some(vec![0, 0xFF, 0x10]));
     let published = bytes().published();
-    assert!(
-        text(&published).ends_with(r#","payload_base64":"AP8Q"}"#),
-        "{}",
-        text(&published)
-    );
-    let odd = bytes()
-        .with("payload", Some("\\x0"))
-        .format(Format::Payload)
-        .map();
+    assert!(text(&published).ends_with(r#","payload_base64":"AP8Q"}"#), "{}", text(&published));
+    let odd = bytes().with("payload", Some("\\x0")).format(Format::Payload).map();
     assert_eq!(odd, Err(MapError::BadBytes));
 }
 
@@ -293,38 +233,19 @@ fn a_text_payload_is_json_unless_it_is_said_to_be_text() {
     let mut table = words();
     table.config.payload_encoding = PayloadEncoding::Text;
     assert!(text(&table.published()).ends_with(r#","payload":"say \"hi\""}"#));
-    assert_eq!(
-        text(&words().format(Format::Payload).published()),
-        "say \"hi\""
-    );
+    assert_eq!(text(&words().format(Format::Payload).published()), "say \"hi\"");
     let json = words().with("payload", Some(" [1] ")).published();
-    assert!(
-        text(&json).ends_with(r#","payload": [1] }"#),
-        "embedded as it is"
-    );
+    assert!(text(&json).ends_with(r#","payload": [1] }"#), "embedded as it is");
 }
 
 #[test]
 fn a_rows_headers_follow_the_chosen_ones() {
     let headers = r#"{"traceparent": "00-ab", "n": 1, "none": null, "o": {"x": [1]}}"#;
-    let mut table = Table::ours()
-        .with("headers", Some(headers))
-        .with("tenant_id", Some("t"));
-    let chosen = [
-        "event_id",
-        "position",
-        "content_type",
-        "tenant_id",
-        "dedup_key",
-        "seq",
-    ];
+    let mut table = Table::ours().with("headers", Some(headers)).with("tenant_id", Some("t"));
+    let chosen = ["event_id", "position", "content_type", "tenant_id", "dedup_key", "seq"];
     table.config.headers = chosen.map(str::to_owned).to_vec();
     let published = table.published();
-    let names: Vec<_> = published
-        .headers
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let names: Vec<_> = published.headers.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
         [
@@ -345,10 +266,7 @@ fn a_rows_headers_follow_the_chosen_ones() {
     assert_eq!(header(&published, "n"), Some("1"));
     assert_eq!(header(&published, "none"), None);
     assert_eq!(header(&published, "o"), Some(r#"{"x": [1]}"#));
-    assert_eq!(
-        Table::ours().with("headers", Some("[]")).map(),
-        Err(MapError::BadHeaders)
-    );
+    assert_eq!(Table::ours().with("headers", Some("[]")).map(), Err(MapError::BadHeaders));
 }
 
 #[test]
@@ -361,27 +279,18 @@ fn a_field_can_be_a_member_of_the_payload_or_a_constant() {
     };
     let table = || Table::ours().field(Field::TenantId, from_payload.clone());
     assert!(text(&table().published()).contains(&format!(r#""tenant_id":"{zero}""#)));
-    let named = table()
-        .with("payload", Some(r#"{"tenant": "t-9"}"#))
-        .published();
+    let named = table().with("payload", Some(r#"{"tenant": "t-9"}"#)).published();
     assert!(text(&named).contains(r#""tenant_id":"t-9""#));
 
-    let constant = FieldConfig {
-        source: Some(Source::Const("2".to_owned())),
-        ..FieldConfig::default()
-    };
+    let constant =
+        FieldConfig { source: Some(Source::Const("2".to_owned())), ..FieldConfig::default() };
     let table = Table::ours().field(Field::SchemaVersion, constant);
     assert!(text(&table.published()).contains(r#""schema_version":2,"#));
 }
 
 #[test]
 fn a_row_that_is_not_due_says_so() {
-    let due = |moment| {
-        Table::ours()
-            .with("scheduled_at", Some(moment))
-            .published()
-            .is_early
-    };
+    let due = |moment| Table::ours().with("scheduled_at", Some(moment)).published().is_early;
     assert!(due("2026-11-21 06:00:01+00"));
     assert!(!due("2026-11-21 06:00:00+00"));
 }
@@ -393,39 +302,20 @@ fn a_relation_without_a_mapped_column_is_refused() {
     let status = status().compile(&layout).unwrap();
     let map = EventMap::compile(&table.config, &status, &layout).unwrap();
     let relation = |change: &dyn Fn(&mut Vec<Column>)| {
-        let columns = layout.columns.iter().rev().map(|column| Column {
-            name: column.name.clone(),
-            type_oid: column.type_oid,
-        });
+        let columns = layout
+            .columns
+            .iter()
+            .rev()
+            .map(|column| Column { name: column.name.clone(), type_oid: column.type_oid });
         let mut columns: Vec<_> = columns.collect();
         change(&mut columns);
-        Relation {
-            oid: 1,
-            namespace: "s".to_owned(),
-            name: "t".to_owned(),
-            columns,
-        }
+        Relation { oid: 1, namespace: "s".to_owned(), name: "t".to_owned(), columns }
     };
-    let added = Column {
-        name: "new".to_owned(),
-        type_oid: 25,
-    };
-    assert!(
-        map.bind(&relation(&|columns| columns.insert(0, added.clone())))
-            .is_ok()
-    );
-    let dropped = map.bind(&relation(&|columns| {
-        columns.retain(|column| column.name != "topic")
-    }));
-    assert!(
-        dropped
-            .unwrap_err()
-            .to_string()
-            .contains("\"topic\" is missing")
-    );
-    let retyped = map.bind(&relation(&|columns| {
-        columns.last_mut().unwrap().type_oid = 1
-    }));
+    let added = Column { name: "new".to_owned(), type_oid: 25 };
+    assert!(map.bind(&relation(&|columns| columns.insert(0, added.clone()))).is_ok());
+    let dropped = map.bind(&relation(&|columns| columns.retain(|column| column.name != "topic")));
+    assert!(dropped.unwrap_err().to_string().contains("\"topic\" is missing"));
+    let retyped = map.bind(&relation(&|columns| columns.last_mut().unwrap().type_oid = 1));
     assert!(retyped.unwrap_err().to_string().contains("another type"));
 }
 

@@ -39,10 +39,7 @@ pub(super) fn micros(text: &str) -> Option<i64> {
     let [year, month, day, hour, minute, second] = fields(seconds)?;
     let mut micros = 0;
     if !fraction.is_empty() {
-        let digits: i64 = fraction
-            .parse()
-            .ok()
-            .filter(|_| !fraction.starts_with(['-', '+']))?;
+        let digits: i64 = fraction.parse().ok().filter(|_| !fraction.starts_with(['-', '+']))?;
         micros = digits * 10i64.pow(6u32.checked_sub(u32::try_from(fraction.len()).ok()?)?);
     }
     let days = days_since_1970(year, month, day);
@@ -54,36 +51,9 @@ fn fields(text: &str) -> Option<[i64; 6]> {
     let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
     let two = |tens: u8, ones: u8| Some(digit(tens)? * 10 + digit(ones)?);
     match text.as_bytes() {
-        &[
-            a,
-            b,
-            c,
-            d,
-            b'-',
-            e,
-            f,
-            b'-',
-            g,
-            h,
-            b' ',
-            i,
-            j,
-            b':',
-            k,
-            l,
-            b':',
-            m,
-            n,
-        ] => {
+        &[a, b, c, d, b'-', e, f, b'-', g, h, b' ', i, j, b':', k, l, b':', m, n] => {
             let year = two(a, b)? * 100 + two(c, d)?;
-            Some([
-                year,
-                two(e, f)?,
-                two(g, h)?,
-                two(i, j)?,
-                two(k, l)?,
-                two(m, n)?,
-            ])
+            Some([year, two(e, f)?, two(g, h)?, two(i, j)?, two(k, l)?, two(m, n)?])
         }
         _ => None,
     }
@@ -121,10 +91,7 @@ mod tests {
     #[test]
     fn both_kinds_of_timestamps_become_rfc_3339() {
         for (postgres, expected) in [
-            (
-                "2026-11-21 06:00:00.123456+00",
-                "2026-11-21T06:00:00.123456Z",
-            ),
+            ("2026-11-21 06:00:00.123456+00", "2026-11-21T06:00:00.123456Z"),
             ("2026-11-21 06:00:00+00", "2026-11-21T06:00:00Z"),
             ("2026-11-21 06:00:00.5", "2026-11-21T06:00:00.5Z"),
             ("2026-11-21 06:00:00+05:30", "2026-11-21T06:00:00+05:30"),
@@ -141,23 +108,16 @@ mod tests {
         for (text, expected) in [
             ("1970-01-01 00:00:00+00", 0),
             ("1969-12-31 23:59:59.999999", -1),
-            (
-                "2000-01-01 00:00:00+00",
-                crate::pgoutput::POSTGRES_EPOCH_MICROS,
-            ),
+            ("2000-01-01 00:00:00+00", crate::pgoutput::POSTGRES_EPOCH_MICROS),
             ("2000-02-29 00:00:00.5+00", 951_782_400_500_000),
             ("2024-12-31 23:59:59+00", 1_735_689_599_000_000),
             ("0001-01-01 00:00:00+00", -62_135_596_800_000_000),
         ] {
             assert_eq!(micros(text), Some(expected), "{text}");
         }
-        for text in [
-            "",
-            "infinity",
-            "2026-11-21",
-            "2026-11-21 06:00:00+05:30",
-            "12026-01-01 00:00:00",
-        ] {
+        for text in
+            ["", "infinity", "2026-11-21", "2026-11-21 06:00:00+05:30", "12026-01-01 00:00:00"]
+        {
             assert_eq!(micros(text), None, "{text}");
         }
     }

@@ -24,19 +24,13 @@ impl<'a> Cursor<'a> {
 
     /// The next `len` bytes, as they lie in the message.
     pub(super) fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(DecodeError::Truncated)?;
+        let (head, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::Truncated)?;
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(*head)
     }
@@ -73,11 +67,7 @@ impl<'a> Cursor<'a> {
 
     /// Text up to the next NUL, which is read too.
     pub(super) fn c_str(&mut self) -> Result<&'a str, DecodeError> {
-        let end = self
-            .rest
-            .iter()
-            .position(|byte| *byte == 0)
-            .ok_or(DecodeError::Truncated)?;
+        let end = self.rest.iter().position(|byte| *byte == 0).ok_or(DecodeError::Truncated)?;
         let text = self.bytes(end)?;
         self.u8()?;
         std::str::from_utf8(text).map_err(|_| DecodeError::InvalidName)

@@ -76,11 +76,7 @@ impl<'a> Tuple<'a> {
                 kind => return Err(DecodeError::UnexpectedValue(kind)),
             });
         }
-        if cursor.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError::TrailingBytes)
-        }
+        if cursor.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes) }
     }
 }
 
@@ -113,10 +109,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
                 b'N' => {}
                 kind => return Err(DecodeError::UnexpectedValue(kind)),
             }
-            let tuple = Tuple {
-                column_count: cursor.u16()?,
-                data: cursor.rest(),
-            };
+            let tuple = Tuple { column_count: cursor.u16()?, data: cursor.rest() };
             return Ok(Message::Insert(Insert { relation, tuple }));
         }
         // Update, Delete, Truncate: a publication that was taken over may still publish them.
@@ -124,11 +117,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         tag @ (b'U' | b'D' | b'T' | b'O' | b'Y' | b'M') => return Ok(Message::Ignored(tag)),
         tag => return Err(DecodeError::UnknownMessage(tag)),
     };
-    if cursor.is_empty() {
-        Ok(message)
-    } else {
-        Err(DecodeError::TrailingBytes)
-    }
+    if cursor.is_empty() { Ok(message) } else { Err(DecodeError::TrailingBytes) }
 }
 
 #[cfg(test)]
@@ -142,11 +131,7 @@ mod tests {
         let begin = encode::begin(0x90, 7, 42);
         assert_eq!(
             decode(&begin),
-            Ok(Message::Begin(Begin {
-                final_lsn: Lsn::from_wire(0x90),
-                commit_time: 7,
-                xid: 42
-            }))
+            Ok(Message::Begin(Begin { final_lsn: Lsn::from_wire(0x90), commit_time: 7, xid: 42 }))
         );
         let commit = encode::commit(0x90, 0xC0, 7);
         assert_eq!(
@@ -161,9 +146,7 @@ mod tests {
     #[test]
     fn insert_borrows_its_values() {
         let bytes = encode::insert(16384, &[Some(b"a".as_slice()), None, Some(b"")]);
-        let Ok(Message::Insert(insert)) = decode(&bytes) else {
-            panic!("not an insert")
-        };
+        let Ok(Message::Insert(insert)) = decode(&bytes) else { panic!("not an insert") };
         let mut values = Vec::new();
         insert.tuple.values(&mut values).unwrap();
         assert_eq!(insert.relation, 16384);
@@ -175,9 +158,7 @@ mod tests {
         for kind in [b'b', b'u', b'x'] {
             let mut bytes = encode::insert(1, &[Some(b"a".as_slice())]);
             bytes[8] = kind;
-            let Ok(Message::Insert(insert)) = decode(&bytes) else {
-                panic!("not an insert")
-            };
+            let Ok(Message::Insert(insert)) = decode(&bytes) else { panic!("not an insert") };
             let refused = insert.tuple.values(&mut Vec::new());
             assert_eq!(refused, Err(DecodeError::UnexpectedValue(kind)));
         }

@@ -41,16 +41,7 @@ impl Relation {
             columns.push(Column { name, type_oid });
         }
         // The empty namespace stands for pg_catalog.
-        let namespace = if namespace.is_empty() {
-            "pg_catalog"
-        } else {
-            namespace
-        };
-        Ok(Self {
-            oid,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            columns,
-        })
+        let namespace = if namespace.is_empty() { "pg_catalog" } else { namespace };
+        Ok(Self { oid, namespace: namespace.to_owned(), name: name.to_owned(), columns })
     }
 }

@@ -73,10 +73,7 @@ impl TransactionReader {
     /// No transaction is open, or it has more rows than can be counted.
     pub fn next_position(&mut self) -> Result<Position, DecodeError> {
         let begin = self.open.ok_or(DecodeError::OutOfOrder("Insert"))?;
-        let position = Position {
-            commit: begin.final_lsn,
-            index: self.index,
-        };
+        let position = Position { commit: begin.final_lsn, index: self.index };
         self.index = self.index.checked_add(1).ok_or(DecodeError::TooManyRows)?;
         Ok(position)
     }
@@ -96,26 +93,16 @@ mod tests {
         let mut reader = TransactionReader::default();
         feed(&mut reader, &encode::begin(0x10, 0, 1)).unwrap();
         assert!(reader.in_transaction());
-        feed(
-            &mut reader,
-            &encode::relation(5, "public", "outbox", &[("id", 2950)]),
-        )
-        .unwrap();
+        feed(&mut reader, &encode::relation(5, "public", "outbox", &[("id", 2950)])).unwrap();
         for index in 0..3 {
             feed(&mut reader, &encode::insert(5, &[Some(b"x".as_slice())])).unwrap();
-            let expected = Position {
-                commit: Lsn::from_wire(0x10),
-                index,
-            };
+            let expected = Position { commit: Lsn::from_wire(0x10), index };
             assert_eq!(reader.next_position(), Ok(expected));
         }
         feed(&mut reader, &encode::commit(0x10, 0x20, 0)).unwrap();
         assert!(!reader.in_transaction());
         feed(&mut reader, &encode::begin(0x20, 0, 2)).unwrap();
-        let first = Position {
-            commit: Lsn::from_wire(0x20),
-            index: 0,
-        };
+        let first = Position { commit: Lsn::from_wire(0x20), index: 0 };
         assert_eq!(reader.next_position(), Ok(first), "counting starts anew");
     }
 
@@ -132,34 +119,17 @@ mod tests {
         let insert = encode::insert(5, &[]);
         let cases: [(&str, Vec<Vec<u8>>); 7] = [
             ("rows without a transaction", vec![insert.clone()]),
-            (
-                "a commit without a transaction",
-                vec![encode::commit(1, 2, 0)],
-            ),
-            (
-                "a transaction inside another",
-                vec![encode::begin(1, 0, 1), encode::begin(2, 0, 2)],
-            ),
-            (
-                "another transaction's commit",
-                vec![encode::begin(1, 0, 1), encode::commit(2, 3, 0)],
-            ),
+            ("a commit without a transaction", vec![encode::commit(1, 2, 0)]),
+            ("a transaction inside another", vec![encode::begin(1, 0, 1), encode::begin(2, 0, 2)]),
+            ("another transaction's commit", vec![encode::begin(1, 0, 1), encode::commit(2, 3, 0)]),
             ("a commit that ends before it starts", {
                 vec![encode::begin(5, 0, 1), encode::commit(5, 5, 0)]
             }),
             ("a commit that was there before", {
-                vec![
-                    encode::begin(5, 0, 1),
-                    encode::commit(5, 6, 0),
-                    encode::begin(5, 0, 2),
-                ]
+                vec![encode::begin(5, 0, 1), encode::commit(5, 6, 0), encode::begin(5, 0, 2)]
             }),
             ("commits that go back", {
-                vec![
-                    encode::begin(5, 0, 1),
-                    encode::commit(5, 6, 0),
-                    encode::begin(4, 0, 2),
-                ]
+                vec![encode::begin(5, 0, 1), encode::commit(5, 6, 0), encode::begin(4, 0, 2)]
             }),
         ];
         for (what, messages) in cases {

@@ -22,6 +22,8 @@ pub struct ServerFacts {
     pub may_replicate: bool,
     /// Whether `outboxd.relay` is there.
     pub has_schema: bool,
+    /// `synchronous_standby_names`.
+    pub synchronous_standbys: String,
 }
 
 impl ServerFacts {
@@ -42,7 +44,8 @@ impl ServerFacts {
                         OR EXISTS (SELECT FROM pg_roles \
                                    WHERE rolname IN ('rds_replication', 'cloudsqlreplica') \
                                      AND pg_has_role(current_user, oid, 'MEMBER')), \
-                        to_regclass('outboxd.relay') IS NOT NULL",
+                        to_regclass('outboxd.relay') IS NOT NULL, \
+                        current_setting('synchronous_standby_names')",
                 &[],
             )
             .await?;
@@ -54,8 +57,25 @@ impl ServerFacts {
             deadlock_timeout: row.get(4),
             may_replicate: row.get(5),
             has_schema: row.get(6),
+            synchronous_standbys: row.get(7),
         })
     }
+
+    /// Whether a walsender of that name would be a synchronous standby, now or when another ends.
+    pub fn would_be_synchronous(&self, application_name: &str) -> bool {
+        names_standby(&self.synchronous_standbys, application_name)
+    }
+}
+
+/// Whether `setting`, as in `FIRST 1 (a, "B c")` or `*`, names a standby: exactly, or as any.
+pub(crate) fn names_standby(setting: &str, application_name: &str) -> bool {
+    let list = match (setting.find('('), setting.rfind(')')) {
+        (Some(from), Some(to)) => setting.get(from + 1..to).unwrap_or_default(),
+        _ => setting,
+    };
+    list.split(',')
+        .map(|name| name.trim().trim_matches('"'))
+        .any(|name| name == "*" || name.eq_ignore_ascii_case(application_name))
 }
 
 /// The outbox table.
@@ -94,12 +114,7 @@ impl OutboxTable {
         let Some(row) = row else { return Ok(None) };
         let oid: u32 = row.get(0);
         let columns = client.query(COLUMNS, &[&oid]).await?;
-        let (mut layout, mut type_sql) = (
-            Layout {
-                columns: Vec::new(),
-            },
-            Vec::new(),
-        );
+        let (mut layout, mut type_sql) = (Layout { columns: Vec::new() }, Vec::new());
         for column in columns {
             let (schema, base): (String, String) = (column.get(3), column.get(4));
             layout.columns.push(LayoutColumn {
@@ -133,19 +148,12 @@ impl OutboxTable {
                 &[&oid],
             )
             .await?;
-        Ok(row.map(|row| TableName {
-            schema: row.get(0),
-            name: row.get(1),
-        }))
+        Ok(row.map(|row| TableName { schema: row.get(0), name: row.get(1) }))
     }
 
     /// A column's type as SQL takes it in a cast.
     pub fn type_sql(&self, column: &str) -> Option<&str> {
-        let place = self
-            .layout
-            .columns
-            .iter()
-            .position(|found| found.name == column)?;
+        let place = self.layout.columns.iter().position(|found| found.name == column)?;
         self.type_sql.get(place).map(String::as_str)
     }
 }
@@ -180,5 +188,22 @@ fn kind(schema: &str, name: &str, typtype: &str, category: &str) -> Kind {
         _ if typtype != "b" || matches!(category, "A" | "C" | "P" | "R") => Kind::Other,
         _ if category == "S" => Kind::Text,
         _ => Kind::Scalar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_synchronous_standby_is_recognised_in_every_form() {
+        for setting in
+            ["*", "a, OutboxD", "FIRST 1 (a, outboxd)", "ANY 2 (\"outboxd\", b)", "2 (*)"]
+        {
+            assert!(names_standby(setting, "outboxd"), "{setting}");
+        }
+        for setting in ["", "a", "FIRST 1 (a, b)", "outboxd2"] {
+            assert!(!names_standby(setting, "outboxd"), "{setting}");
+        }
     }
 }

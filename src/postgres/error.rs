@@ -94,10 +94,7 @@ impl Error {
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         if let Some(db) = error.as_db_error() {
-            return Error::Server {
-                sqlstate: db.code().clone(),
-                message: db.message().to_owned(),
-            };
+            return Error::Server { sqlstate: db.code().clone(), message: db.message().to_owned() };
         }
         if error.is_closed() {
             return Error::Closed;
@@ -116,13 +113,9 @@ impl From<PgWireError> for Error {
             PgWireError::Io(io) => Error::Io(io::Error::new(io.kind(), io.to_string())),
             PgWireError::Tls(text) => Error::Tls(text),
             PgWireError::Auth(text) => Error::Auth(text),
-            PgWireError::MessageTooLarge {
-                payload_bytes,
-                limit_bytes,
-            } => Error::RowTooLarge {
-                bytes: payload_bytes,
-                limit: limit_bytes,
-            },
+            PgWireError::MessageTooLarge { payload_bytes, limit_bytes } => {
+                Error::RowTooLarge { bytes: payload_bytes, limit: limit_bytes }
+            }
             other => Error::Protocol(other.to_string()),
         }
     }

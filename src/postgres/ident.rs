@@ -49,12 +49,7 @@ impl TableName {
 impl fmt::Display for TableName {
     /// The name as SQL takes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}.{}",
-            quote_ident(&self.schema),
-            quote_ident(&self.name)
-        )
+        write!(f, "{}.{}", quote_ident(&self.schema), quote_ident(&self.name))
     }
 }
 
@@ -92,9 +87,7 @@ fn read_ident(text: &str) -> Result<(String, &str), &'static str> {
 /// Whether PostgreSQL takes `name` for a replication slot.
 pub(crate) fn is_slot_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 #[cfg(test)]
@@ -113,9 +106,7 @@ mod tests {
             let read = TableName::parse(text).unwrap();
             assert_eq!((read.schema.as_str(), read.name.as_str()), (schema, name));
         }
-        for bad in [
-            "", ".", "a.", ".a", "a.b.c", "a b", "\"a", "a;drop", "\"\"", "a.\"b\"x",
-        ] {
+        for bad in ["", ".", "a.", ".a", "a.b.c", "a b", "\"a", "a;drop", "\"\"", "a.\"b\"x"] {
             assert!(TableName::parse(bad).is_err(), "{bad}");
         }
         assert!(TableName::parse(&"x".repeat(64)).is_err());

@@ -15,6 +15,7 @@ mod sql;
 mod stream;
 mod url;
 
+pub(crate) use catalog::names_standby;
 pub use catalog::{OutboxTable, ServerFacts};
 pub use error::Error;
 pub use ident::TableName;

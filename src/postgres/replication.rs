@@ -71,12 +71,10 @@ impl ReplicationConnection {
         };
         let limit = server.connect_timeout;
         let started = timeout(limit, connection.start_up(server)).await;
-        started
-            .unwrap_or(Err(Error::Timeout { limit }))
-            .map_err(|source| Error::Connect {
-                address: address.to_string(),
-                source: Box::new(source),
-            })?;
+        started.unwrap_or(Err(Error::Timeout { limit })).map_err(|source| Error::Connect {
+            address: address.to_string(),
+            source: Box::new(source),
+        })?;
         Ok(connection)
     }
 
@@ -89,10 +87,7 @@ impl ReplicationConnection {
             ("user", server.user.as_str()),
             ("database", server.database.as_str()),
             ("replication", "database"),
-            (
-                "application_name",
-                server.application_name.as_deref().unwrap_or("outboxd"),
-            ),
+            ("application_name", server.application_name()),
             ("client_encoding", "UTF8"),
             ("options", options.as_str()),
         ];
@@ -130,9 +125,7 @@ impl ReplicationConnection {
                 self.send_password(hash.as_bytes()).await
             }
             auth::SASL => self.scram(password, data).await,
-            other => Err(Error::Auth(format!(
-                "the server wants method {other}, not a password"
-            ))),
+            other => Err(Error::Auth(format!("the server wants method {other}, not a password"))),
         }
     }
 
@@ -144,10 +137,7 @@ impl ReplicationConnection {
 
     async fn scram(&mut self, password: &[u8], mechanisms: &[u8]) -> Result<(), Error> {
         let scram_sha_256 = SCRAM_SHA_256.as_bytes();
-        if !mechanisms
-            .split(|byte| *byte == 0)
-            .any(|offered| offered == scram_sha_256)
-        {
+        if !mechanisms.split(|byte| *byte == 0).any(|offered| offered == scram_sha_256) {
             return Err(Error::Auth("the server offers no SCRAM-SHA-256".into()));
         }
         let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
@@ -157,14 +147,10 @@ impl ReplicationConnection {
         first.extend(scram.message());
         write_password_message(&mut self.socket, &first).await?;
         let challenge = self.sasl(auth::SASL_CONTINUE).await?;
-        scram
-            .update(&challenge)
-            .map_err(|error| Error::Auth(error.to_string()))?;
+        scram.update(&challenge).map_err(|error| Error::Auth(error.to_string()))?;
         write_password_message(&mut self.socket, scram.message()).await?;
         let proof = self.sasl(auth::SASL_FINAL).await?;
-        scram
-            .finish(&proof)
-            .map_err(|error| Error::Auth(error.to_string()))
+        scram.finish(&proof).map_err(|error| Error::Auth(error.to_string()))
     }
 
     async fn sasl(&mut self, expected: i32) -> Result<Vec<u8>, Error> {
@@ -201,9 +187,7 @@ impl ReplicationConnection {
 
     async fn command(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Error> {
         let limit = COMMAND_TIMEOUT;
-        timeout(limit, self.query(sql))
-            .await
-            .unwrap_or(Err(Error::Timeout { limit }))
+        timeout(limit, self.query(sql)).await.unwrap_or(Err(Error::Timeout { limit }))
     }
 
     /// Asks the server who it is.
@@ -215,10 +199,7 @@ impl ReplicationConnection {
         let identity = rows.first().and_then(|row| match row.as_slice() {
             [Some(system_id), Some(timeline), ..] => {
                 let timeline = timeline.parse().ok()?;
-                Some(Identity {
-                    system_id: system_id.clone(),
-                    timeline,
-                })
+                Some(Identity { system_id: system_id.clone(), timeline })
             }
             _ => None,
         });
@@ -255,10 +236,7 @@ impl ReplicationConnection {
         publication: &str,
     ) -> Result<ReplicationStream, Error> {
         let rows = self.command("SHOW wal_sender_timeout").await?;
-        let setting = rows
-            .first()
-            .and_then(|row| row.first()?.clone())
-            .unwrap_or_default();
+        let setting = rows.first().and_then(|row| row.first()?.clone()).unwrap_or_default();
         // The name stands in a list inside a literal, so it is quoted for both.
         let names = quote_literal(&quote_ident(publication));
         let sql = format!(
@@ -279,19 +257,13 @@ impl ReplicationConnection {
         })
         .await
         .unwrap_or(Err(Error::Timeout { limit }))?;
-        Ok(ReplicationStream::new(
-            self.socket,
-            self.max_row_bytes,
-            milliseconds(&setting),
-        ))
+        Ok(ReplicationStream::new(self.socket, self.max_row_bytes, milliseconds(&setting)))
     }
 }
 
 /// A setting such as `1min`, `30s`, `500ms` or `0`; nothing where there is no limit.
 fn milliseconds(setting: &str) -> Option<Duration> {
-    let digits = setting
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(setting.len());
+    let digits = setting.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(setting.len());
     let (number, unit) = setting.split_at(digits);
     let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
     Some(match unit {

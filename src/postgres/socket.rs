@@ -45,30 +45,23 @@ impl Socket {
             match address {
                 Address::Unix(directory, port) => {
                     let path = directory.join(format!(".s.PGSQL.{port}"));
-                    UnixStream::connect(path)
-                        .await
-                        .map(Socket::Unix)
-                        .map_err(Error::from)
+                    UnixStream::connect(path).await.map(Socket::Unix).map_err(Error::from)
                 }
                 Address::Tcp(host, port) => {
                     let tcp = TcpStream::connect((host.as_str(), *port)).await?;
                     tcp.set_nodelay(true)?;
                     watch_peer(&tcp)?;
-                    let tls = server
-                        .tls_for(address)
-                        .map_err(|e| Error::Tls(e.to_string()))?;
+                    let tls = server.tls_for(address).map_err(|e| Error::Tls(e.to_string()))?;
                     let stream = maybe_upgrade_to_tls(tcp, &tls, host).await?;
                     Ok(Socket::Tcp(stream))
                 }
             }
         };
         let connected = timeout(limit, connect).await;
-        connected
-            .unwrap_or(Err(Error::Timeout { limit }))
-            .map_err(|source| Error::Connect {
-                address: address.to_string(),
-                source: Box::new(source),
-            })
+        connected.unwrap_or(Err(Error::Timeout { limit })).map_err(|source| Error::Connect {
+            address: address.to_string(),
+            source: Box::new(source),
+        })
     }
 
     /// Has the socket become readable only once `bytes` wait in it, so that a reader that falls

@@ -60,10 +60,7 @@ impl SqlSession {
                 Err(error) => failure = Some(error),
                 Ok(session) if server.addresses.len() == 1 => return Ok(session),
                 Ok(session) => {
-                    let row = session
-                        .client
-                        .query_one("SELECT pg_is_in_recovery()", &[])
-                        .await?;
+                    let row = session.client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
                     if !row.get::<_, bool>(0) {
                         return Ok(session);
                     }
@@ -82,12 +79,10 @@ impl SqlSession {
         let socket = Socket::open(server, address).await?;
         let limit = server.connect_timeout;
         let start_up = timeout(limit, Self::start_up(server, address, purpose, socket)).await;
-        start_up
-            .unwrap_or(Err(Error::Timeout { limit }))
-            .map_err(|source| Error::Connect {
-                address: address.to_string(),
-                source: Box::new(source),
-            })
+        start_up.unwrap_or(Err(Error::Timeout { limit })).map_err(|source| Error::Connect {
+            address: address.to_string(),
+            source: Box::new(source),
+        })
     }
 
     async fn start_up(
@@ -97,7 +92,7 @@ impl SqlSession {
         socket: Socket,
     ) -> Result<Self, Error> {
         let mut config = tokio_postgres::Config::new();
-        let name = server.application_name.as_deref().unwrap_or("outboxd");
+        let name = server.application_name();
         config.user(&server.user).dbname(&server.database);
         config.application_name(format!("{name} {purpose}"));
         let options = server.options.as_deref().unwrap_or_default();
@@ -117,11 +112,7 @@ impl SqlSession {
             end.send_replace(Some(reason));
         });
         client.batch_execute(SESSION_SETTINGS).await?;
-        Ok(Self {
-            client,
-            address: address.clone(),
-            ended,
-        })
+        Ok(Self { client, address: address.clone(), ended })
     }
 
     /// Waits until the connection is gone, and says why.

@@ -77,11 +77,7 @@ impl ReplicationStream {
             end: 0,
             max_row_bytes,
             sender_timeout,
-            pace: Pace {
-                since: Instant::now(),
-                messages: 0,
-                is_fast: false,
-            },
+            pace: Pace { since: Instant::now(), messages: 0, is_fast: false },
             gather_until: None,
             low_water: 1,
             is_ended: false,
@@ -94,10 +90,7 @@ impl ReplicationStream {
 
     /// The length of the message at the front, with its header, once its header is there.
     fn frame_len(&self) -> Result<Option<usize>, Error> {
-        let Some(length) = self
-            .waiting()
-            .get(1..5)
-            .and_then(|bytes| bytes.first_chunk::<4>())
+        let Some(length) = self.waiting().get(1..5).and_then(|bytes| bytes.first_chunk::<4>())
         else {
             return Ok(None);
         };
@@ -107,10 +100,7 @@ impl ReplicationStream {
         }
         let limit = self.max_row_bytes.saturating_add(FRAME_OVERHEAD);
         if length > limit {
-            return Err(Error::RowTooLarge {
-                bytes: length,
-                limit: self.max_row_bytes,
-            });
+            return Err(Error::RowTooLarge { bytes: length, limit: self.max_row_bytes });
         }
         Ok(Some(length + 1))
     }
@@ -177,10 +167,7 @@ impl WalStream for ReplicationStream {
 
     fn next(&mut self) -> Result<Option<WalMessage<'_>>, Error> {
         loop {
-            let Some(len) = self
-                .frame_len()?
-                .filter(|len| self.end - self.start >= *len)
-            else {
+            let Some(len) = self.frame_len()?.filter(|len| self.end - self.start >= *len) else {
                 return Ok(None);
             };
             let at = self.start;
@@ -238,11 +225,7 @@ impl WalStream for ReplicationStream {
             }
             Ok(self.socket.shutdown().await?)
         };
-        timeout(WRITE_TIMEOUT, end)
-            .await
-            .unwrap_or(Err(Error::Timeout {
-                limit: WRITE_TIMEOUT,
-            }))
+        timeout(WRITE_TIMEOUT, end).await.unwrap_or(Err(Error::Timeout { limit: WRITE_TIMEOUT }))
     }
 }
 
@@ -262,10 +245,7 @@ fn copy_data(payload: &[u8]) -> Result<WalMessage<'_>, Error> {
             wal_end: position,
             reply_requested: *rest.get(8).ok_or_else(short)? != 0,
         }),
-        other => Err(Error::Protocol(format!(
-            "replication message {:?}",
-            char::from(*other)
-        ))),
+        other => Err(Error::Protocol(format!("replication message {:?}", char::from(*other)))),
     }
 }
 
@@ -292,11 +272,8 @@ mod tests {
 
     #[test]
     fn feedback_is_laid_out_as_the_server_reads_it() {
-        let message = encode(Feedback {
-            received: Lsn::from_wire(1),
-            confirmed: Lsn::from_wire(2),
-            time: 3,
-        });
+        let message =
+            encode(Feedback { received: Lsn::from_wire(1), confirmed: Lsn::from_wire(2), time: 3 });
         let mut expected = vec![b'r'];
         for field in [1u64, 2, 2, 3] {
             expected.extend(field.to_be_bytes());
@@ -315,19 +292,9 @@ mod tests {
         keepalive.extend(7u64.to_be_bytes());
         keepalive.extend([0; 8]);
         keepalive.push(1);
-        let expected = WalMessage::Keepalive {
-            wal_end: Lsn::from_wire(7),
-            reply_requested: true,
-        };
+        let expected = WalMessage::Keepalive { wal_end: Lsn::from_wire(7), reply_requested: true };
         assert_eq!(copy_data(&keepalive).unwrap(), expected);
-        for short in [
-            &[][..],
-            b"w",
-            b"k",
-            &data[..20],
-            &keepalive[..17],
-            b"x\0\0\0\0\0\0\0\0",
-        ] {
+        for short in [&[][..], b"w", b"k", &data[..20], &keepalive[..17], b"x\0\0\0\0\0\0\0\0"] {
             assert!(copy_data(short).is_err());
         }
     }

@@ -43,7 +43,7 @@ pub struct Server {
     /// The database.
     pub database: String,
     pub(crate) password: Option<Vec<u8>>,
-    pub(crate) application_name: Option<String>,
+    application_name: Option<String>,
     pub(crate) options: Option<String>,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
@@ -124,10 +124,7 @@ impl Server {
             password: config.get_password().map(<[u8]>::to_vec),
             application_name: config.get_application_name().map(str::to_owned),
             options: config.get_options().map(str::to_owned),
-            connect_timeout: config
-                .get_connect_timeout()
-                .copied()
-                .unwrap_or(CONNECT_TIMEOUT),
+            connect_timeout: config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT),
             tls,
         };
         for address in &server.addresses {
@@ -158,17 +155,10 @@ impl Server {
         if cert.is_some() != key.is_some() {
             return Err(UrlError::CertWithoutKey);
         }
-        let files = [
-            ("sslcert", &cert),
-            ("sslkey", &key),
-            ("sslrootcert", &roots),
-        ];
+        let files = [("sslcert", &cert), ("sslkey", &key), ("sslrootcert", &roots)];
         for (parameter, path) in files {
             if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
-                return Err(UrlError::NoFile {
-                    parameter,
-                    path: path.clone(),
-                });
+                return Err(UrlError::NoFile { parameter, path: path.clone() });
             }
         }
         Ok(TlsConfig {
@@ -187,26 +177,20 @@ impl Server {
             None | Some("system") => Ok(openssl_probe::probe().cert_file),
             Some(path) => {
                 let path = Path::new(path);
-                let missing = || UrlError::NoFile {
-                    parameter: "sslrootcert",
-                    path: path.into(),
-                };
-                if path.is_file() {
-                    Ok(Some(path.into()))
-                } else {
-                    Err(missing())
-                }
+                let missing = || UrlError::NoFile { parameter: "sslrootcert", path: path.into() };
+                if path.is_file() { Ok(Some(path.into())) } else { Err(missing()) }
             }
         }
     }
 
+    /// The name that our connections begin theirs with, and the replication connection's own.
+    pub fn application_name(&self) -> &str {
+        self.application_name.as_deref().unwrap_or("outboxd")
+    }
+
     /// The connection string without its secrets, for people.
     pub fn describe(&self) -> String {
-        let first = self
-            .addresses
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let first = self.addresses.first().map(ToString::to_string).unwrap_or_default();
         format!("{}@{first}/{}", self.user, self.database)
     }
 }
@@ -254,18 +238,12 @@ fn take_tls_parameters(text: &str) -> Result<(String, TlsParameters), UrlError> 
         let mut kept = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').ok_or(UrlError::Malformed)?;
-            let value = percent_decode_str(value)
-                .decode_utf8()
-                .map_err(|_| UrlError::Malformed)?;
+            let value = percent_decode_str(value).decode_utf8().map_err(|_| UrlError::Malformed)?;
             if !tls.take(name, &value) {
                 kept.push(pair);
             }
         }
-        if kept.is_empty() {
-            base.to_owned()
-        } else {
-            format!("{base}?{}", kept.join("&"))
-        }
+        if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) }
     } else {
         let mut kept = String::new();
         for (name, value) in key_value_pairs(text)? {
@@ -346,14 +324,8 @@ mod tests {
             r"host=db.example port=6000 user=relay password='s\'e cret' dbname=app sslmode=require connect_timeout=3",
         ] {
             let server = server(text);
-            assert_eq!(
-                server.addresses,
-                [Address::Tcp("db.example".to_owned(), 6000)]
-            );
-            assert_eq!(
-                (server.user.as_str(), server.database.as_str()),
-                ("relay", "app")
-            );
+            assert_eq!(server.addresses, [Address::Tcp("db.example".to_owned(), 6000)]);
+            assert_eq!((server.user.as_str(), server.database.as_str()), ("relay", "app"));
             assert_eq!(server.password.as_deref(), Some(b"s'e cret".as_slice()));
             assert_eq!(server.connect_timeout, Duration::from_secs(3));
             assert_eq!(mode(text), SslMode::Require);
@@ -367,14 +339,8 @@ mod tests {
         for local in ["localhost", "127.0.0.1", "[::1]"] {
             assert_eq!(mode(&format!("postgres://u@{local}/d")), SslMode::Prefer);
         }
-        assert_eq!(
-            mode("postgres://u@localhost/d?sslmode=verify-full"),
-            SslMode::VerifyFull
-        );
-        assert_eq!(
-            mode("postgres://u@db.example/d?sslmode=disable"),
-            SslMode::Disable
-        );
+        assert_eq!(mode("postgres://u@localhost/d?sslmode=verify-full"), SslMode::VerifyFull);
+        assert_eq!(mode("postgres://u@db.example/d?sslmode=disable"), SslMode::Disable);
     }
 
     #[test]
@@ -388,19 +354,10 @@ mod tests {
     #[test]
     fn unix_sockets_and_several_hosts_are_understood() {
         let socket = server("postgres:///app?host=/run/postgresql&user=relay&port=5433");
-        assert_eq!(
-            socket.addresses,
-            [Address::Unix("/run/postgresql".into(), 5433)]
-        );
-        assert_eq!(
-            socket.addresses[0].to_string(),
-            "/run/postgresql/.s.PGSQL.5433"
-        );
+        assert_eq!(socket.addresses, [Address::Unix("/run/postgresql".into(), 5433)]);
+        assert_eq!(socket.addresses[0].to_string(), "/run/postgresql/.s.PGSQL.5433");
         let many = server("postgres://u@a:1,b:2/d");
-        let expected = [
-            Address::Tcp("a".to_owned(), 1),
-            Address::Tcp("b".to_owned(), 2),
-        ];
+        let expected = [Address::Tcp("a".to_owned(), 1), Address::Tcp("b".to_owned(), 2)];
         assert_eq!(many.addresses, expected);
         assert_eq!(server("user=relay").database, "relay");
     }
@@ -413,10 +370,7 @@ mod tests {
             ("postgres://u:hunter2@h/d?sslmode=allow", "sslmode=allow"),
             ("postgres://u:hunter2@h/d?bogus=1", "unknown option `bogus`"),
             ("postgres://u:hunter2@h/d?sslcert=/x", "go together"),
-            (
-                "postgres://u:hunter2@h/d?sslrootcert=/does/not/exist",
-                "/does/not/exist",
-            ),
+            ("postgres://u:hunter2@h/d?sslrootcert=/does/not/exist", "/does/not/exist"),
             ("postgres://u:hunter2@h:port/d", "port"),
         ] {
             let error = Server::parse(text).unwrap_err().to_string();

@@ -94,10 +94,7 @@ impl SlotStatus {
     /// A slot as it was just seen.
     pub fn new(name: &str, slot: Option<&Slot>) -> Self {
         let Some(slot) = slot else {
-            return Self {
-                name: name.to_owned(),
-                ..Self::default()
-            };
+            return Self { name: name.to_owned(), ..Self::default() };
         };
         Self {
             name: name.to_owned(),
@@ -163,13 +160,7 @@ pub struct Checks {
 impl Status {
     /// Whether the relay can do its job. A standby can: its job is to wait.
     pub fn is_ready(&self) -> bool {
-        let Checks {
-            stream,
-            producer,
-            status_writer,
-            publication,
-            slot,
-        } = self.checks;
+        let Checks { stream, producer, status_writer, publication, slot } = self.checks;
         match self.state {
             State::Standby => true,
             State::Starting | State::Stalled | State::Halted => false,
@@ -260,19 +251,12 @@ impl Board {
 
     /// Shows the slot.
     pub fn show_slot(&self, slot: Option<&Slot>) {
-        self.shown
-            .send_modify(|status| status.slot = SlotStatus::new(&status.slot.name, slot));
+        self.shown.send_modify(|status| status.slot = SlotStatus::new(&status.slot.name, slot));
         let Some(slot) = slot else { return };
         show_wal_status(slot.wal_status.as_deref().unwrap_or_default());
-        self.meters
-            .slot_lag_confirmed
-            .set(float(slot.current().bytes_since(slot.confirmed())));
-        self.meters
-            .slot_lag_restart
-            .set(float(slot.current().bytes_since(slot.restart())));
-        let safe = slot
-            .safe_wal_size
-            .and_then(|bytes| u64::try_from(bytes).ok());
+        self.meters.slot_lag_confirmed.set(float(slot.current().bytes_since(slot.confirmed())));
+        self.meters.slot_lag_restart.set(float(slot.current().bytes_since(slot.restart())));
+        let safe = slot.safe_wal_size.and_then(|bytes| u64::try_from(bytes).ok());
         let unlimited = slot.safe_wal_size.is_none();
         self.meters.slot_safe_wal.set(match safe {
             Some(bytes) => float(bytes),
@@ -320,18 +304,13 @@ pub(super) fn float(number: u64) -> f64 {
 
 /// Microseconds since 1970.
 pub(super) fn wall_clock() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Memory of this process that is resident; 0 where the system does not say.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm
-        .split_whitespace()
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * 4096
 }

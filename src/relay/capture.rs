@@ -68,9 +68,7 @@ impl Capture {
 
     /// The commit of the open transaction.
     pub(super) fn open_commit(&self) -> Lsn {
-        self.begin
-            .filter(|_| self.in_transaction())
-            .map_or(Lsn::INVALID, |begin| begin.final_lsn)
+        self.begin.filter(|_| self.in_transaction()).map_or(Lsn::INVALID, |begin| begin.final_lsn)
     }
 
     /// The id of the event that a message is, if it is one. Nothing is taken.
@@ -99,11 +97,7 @@ impl Capture {
     where
         Fate: From<E>,
     {
-        match self
-            .reader
-            .step(decode(message).map_err(of_decode)?)
-            .map_err(of_decode)?
-        {
+        match self.reader.step(decode(message).map_err(of_decode)?).map_err(of_decode)? {
             Step::Begin(begin) => {
                 self.begin = Some(begin);
                 Ok(Captured::Nothing)
@@ -159,12 +153,7 @@ impl Capture {
                 return Err(Fate::Halt(Failure::new(Code::Scheduled, text)));
             }
             let committed = begin.commit_time + POSTGRES_EPOCH_MICROS;
-            hand_over(Captive {
-                envelope,
-                position,
-                xid: begin.xid,
-                committed,
-            })?;
+            hand_over(Captive { envelope, position, xid: begin.xid, committed })?;
             Captured::Event
         } else {
             Captured::NotPending

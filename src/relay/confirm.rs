@@ -67,11 +67,7 @@ impl Confirmer {
         self.received = self.received.max(self.confirmed);
         self.sent_at = now;
         self.was_asked = false;
-        Feedback {
-            received: self.received,
-            confirmed: self.confirmed,
-            time,
-        }
+        Feedback { received: self.received, confirmed: self.confirmed, time }
     }
 }
 

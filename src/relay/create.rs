@@ -58,23 +58,15 @@ pub async fn create_slot(
         Ok(Err(error)) => return Err(of_postgres(&error, "create the slot")),
         Err(_) => {}
     }
-    let open = blockers(client)
-        .await
-        .map_err(|error| of_postgres(&error, "create the slot"))?;
+    let open = blockers(client).await.map_err(|error| of_postgres(&error, "create the slot"))?;
     // Without this the server would go on waiting, and leave a slot behind that nobody reads.
-    let cancel = client
-        .execute("SELECT pg_cancel_backend($1)", &[&pid])
-        .await;
+    let cancel = client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await;
     cancel.map_err(|error| of_postgres(&error.into(), "create the slot"))?;
     if let Ok(Ok(created)) = timeout(SLOT_DEADLINE, created).await {
         return Ok(created);
     }
     let named: Vec<_> = open.iter().map(ToString::to_string).collect();
-    let named = if named.is_empty() {
-        "none that we can see".to_owned()
-    } else {
-        named.join("; ")
-    };
+    let named = if named.is_empty() { "none that we can see".to_owned() } else { named.join("; ") };
     let text = format!("slot \"{slot}\" waits for open transactions: {named}");
     Err(Fate::Reconnect(Failure::new(Code::SlotBlocked, text)))
 }

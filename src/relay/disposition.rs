@@ -86,10 +86,9 @@ pub(super) fn of_store(error: &StoreError) -> Fate {
         StoreError::Fenced => Fate::StandBy(Failure::new(Code::Fenced, error.to_string())),
         StoreError::TableGone => Fate::Halt(Failure::new(Code::TableMissing, error.to_string())),
         StoreError::Postgres(error) => match of_postgres(error, "write statuses") {
-            Fate::Halt(failure) if failure.code == Code::PostgresRefused => Fate::Halt(Failure {
-                code: Code::StatusWrite,
-                ..failure
-            }),
+            Fate::Halt(failure) if failure.code == Code::PostgresRefused => {
+                Fate::Halt(Failure { code: Code::StatusWrite, ..failure })
+            }
             fate @ (Fate::Reconnect(_) | Fate::StandBy(_) | Fate::Halt(_)) => fate,
         },
     }
@@ -97,10 +96,7 @@ pub(super) fn of_store(error: &StoreError) -> Fate {
 
 /// A stream that cannot be followed.
 pub(super) fn of_decode(error: DecodeError) -> Fate {
-    Fate::Halt(Failure::new(
-        Code::Protocol,
-        format!("read the stream: {error}"),
-    ))
+    Fate::Halt(Failure::new(Code::Protocol, format!("read the stream: {error}")))
 }
 
 /// A layout that does not fit the map.
@@ -110,10 +106,7 @@ pub(super) fn of_bind(error: &BindError) -> Fate {
 
 /// A row that cannot become an event: this version stops at it.
 pub(super) fn of_map(error: MapError, event: &str) -> Fate {
-    Fate::Halt(Failure::new(
-        Code::Unpublishable,
-        format!("{event}: {error}"),
-    ))
+    Fate::Halt(Failure::new(Code::Unpublishable, format!("{event}: {error}")))
 }
 
 /// An error of the sink, about a record or a topic.
@@ -140,24 +133,15 @@ mod tests {
     use tokio_postgres::error::SqlState;
 
     fn server(code: &str) -> Error {
-        Error::Server {
-            sqlstate: SqlState::from_code(code),
-            message: "said no".to_owned(),
-        }
+        Error::Server { sqlstate: SqlState::from_code(code), message: "said no".to_owned() }
     }
 
     #[test]
     fn what_passes_by_itself_is_waited_for() {
         for code in ["57P01", "57P03", "53300", "08006", "25006"] {
-            assert!(
-                matches!(of_postgres(&server(code), "x"), Fate::Reconnect(_)),
-                "{code}"
-            );
+            assert!(matches!(of_postgres(&server(code), "x"), Fate::Reconnect(_)), "{code}");
         }
-        assert!(matches!(
-            of_postgres(&Error::Closed, "x"),
-            Fate::Reconnect(_)
-        ));
+        assert!(matches!(of_postgres(&Error::Closed, "x"), Fate::Reconnect(_)));
         let standby = of_postgres(&server("55006"), "x");
         assert!(matches!(standby, Fate::StandBy(failure) if failure.code == Code::SlotInUse));
     }
@@ -174,28 +158,20 @@ mod tests {
             ("ABCDE", Code::PostgresRefused),
         ] {
             let fate = of_postgres(&server(code), "x");
-            assert!(
-                matches!(&fate, Fate::Halt(failure) if failure.code == expected),
-                "{fate:?}"
-            );
+            assert!(matches!(&fate, Fate::Halt(failure) if failure.code == expected), "{fate:?}");
         }
     }
 
     #[test]
     fn a_failure_to_connect_is_what_its_cause_is() {
-        let connect = |source| Error::Connect {
-            address: "h:1".to_owned(),
-            source: Box::new(source),
-        };
+        let connect =
+            |source| Error::Connect { address: "h:1".to_owned(), source: Box::new(source) };
         let fate = of_postgres(&connect(server("28P01")), "connect");
         assert!(matches!(&fate, Fate::Halt(failure) if failure.code == Code::PostgresAuth));
         let text = &fate.failure().message;
         assert_eq!(text, "connect: connect to h:1: said no (SQLSTATE 28P01)");
         let refused = Error::Io(std::io::ErrorKind::ConnectionRefused.into());
-        assert!(matches!(
-            of_postgres(&connect(refused), "x"),
-            Fate::Reconnect(_)
-        ));
+        assert!(matches!(of_postgres(&connect(refused), "x"), Fate::Reconnect(_)));
     }
 
     #[test]

@@ -55,10 +55,7 @@ impl Finding {
     }
 
     pub(super) fn warning(self) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..self
-        }
+        Self { severity: Severity::Warning, ..self }
     }
 
     /// Something that does not answer, or not as it should.
@@ -68,16 +65,7 @@ impl Finding {
 
     /// The same as a failure.
     pub fn failure(&self) -> Failure {
-        let Self {
-            title,
-            observed,
-            required,
-            fix,
-            ..
-        } = self;
-        Failure::new(
-            self.code,
-            format!("{title}: {observed}; required: {required}; fix: {fix}"),
-        )
+        let Self { title, observed, required, fix, .. } = self;
+        Failure::new(self.code, format!("{title}: {observed}; required: {required}; fix: {fix}"))
     }
 }

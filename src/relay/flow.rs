@@ -62,12 +62,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// Takes on an event.
     pub(super) fn put(&mut self, captive: &Captive<'_>, now: Instant) -> Result<(), Fate> {
-        let Captive {
-            envelope,
-            position,
-            xid,
-            committed,
-        } = captive;
+        let Captive { envelope, position, xid, committed } = captive;
         tracing::debug!(
             lsn = %position.commit,
             event_id = envelope.id,
@@ -83,10 +78,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             .publisher
             .publish(envelope, *position, now)
             .map_err(|error| of_map(error, &format!("event {} at {position}", envelope.id)))?;
-        let times = EventTimes {
-            committed: *committed,
-            occurred: envelope.occurred,
-        };
+        let times = EventTimes { committed: *committed, occurred: envelope.occurred };
         self.settler.track(envelope.id, *xid, times);
         self.timed.get_or_insert((seq, now));
         self.totals.read += 1;
@@ -102,18 +94,14 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         self.publisher.advance(now, |seq| {
             totals.published += 1;
             if let Some(times) = settler.times(seq) {
-                meters
-                    .publish_latency
-                    .record(seconds(wall - times.committed));
+                meters.publish_latency.record(seconds(wall - times.committed));
                 if let Some(occurred) = times.occurred {
                     meters.event_age.record(seconds(wall - occurred));
                 }
             }
             if let Some((_, since)) = timed.take_if(|(awaited, _)| *awaited == seq) {
                 meters.stage_publish.record((now - since).as_secs_f64());
-                meters
-                    .processing_duration
-                    .record((now - since).as_secs_f64());
+                meters.processing_duration.record((now - since).as_secs_f64());
             }
         })?;
         self.settler.start(&self.publisher.window, now, at_once);
@@ -173,16 +161,9 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         board.sample(now);
         let window = &self.publisher.window;
         let stall = self.publisher.stall();
-        let state = if stall.is_some() {
-            State::Stalled
-        } else {
-            state
-        };
+        let state = if stall.is_some() { State::Stalled } else { state };
         board.show_state(state, stall);
-        let lag = self
-            .settler
-            .oldest_committed()
-            .filter(|_| window.open() > 0);
+        let lag = self.settler.oldest_committed().filter(|_| window.open() > 0);
         let lag = lag.map_or(0.0, |committed| seconds(wall_clock() - committed));
         board.update(|status| {
             status.in_flight.events = window.open();
@@ -191,16 +172,14 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             status.blocked_keys = window.blocked_keys();
             status.lag_seconds = lag;
             status.position = self.settler.position().to_string();
-            status.checks.producer = matches!(self.publisher.reachable, None | Some(Ok(())));
+            status.checks.producer = self.publisher.is_reachable();
             status.checks.status_writer = true;
         });
         self.meters.lag_seconds.set(lag);
         self.meters.new_count.set(float(window.open()));
         self.meters.queue_depth.set(float(window.unacked()));
         self.meters.failed_count.set(float(window.refused()));
-        self.meters
-            .blocked_keys
-            .set(float(window.blocked_keys() as u64));
+        self.meters.blocked_keys.set(float(window.blocked_keys() as u64));
         let blocked = self.publisher.refused_since();
         self.meters
             .blocked_oldest_age
@@ -209,9 +188,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// What may be in Kafka without being settled: it can come twice.
     pub(super) fn count_redelivered(&self) {
-        self.meters
-            .redelivered
-            .increment(self.publisher.window.open());
+        self.meters.redelivered.increment(self.publisher.window.open());
     }
 }
 

@@ -36,10 +36,7 @@ const BEAT: Duration = Duration::from_millis(500);
 
 impl Pulse {
     fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            beats_at: Arc::new(AtomicU64::new(0)),
-        }
+        Self { began: Instant::now(), beats_at: Arc::new(AtomicU64::new(0)) }
     }
 
     fn beat(&self) {
@@ -67,12 +64,9 @@ impl Relay {
         let (done, outcome) = oneshot::channel();
         let pulse = Pulse::new();
         let beating = pulse.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let thread = std::thread::Builder::new()
-            .name("outboxd-relay".to_owned())
-            .spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread =
+            std::thread::Builder::new().name("outboxd-relay".to_owned()).spawn(move || {
                 let outcome = runtime.block_on(async {
                     tokio::spawn(async move {
                         let mut beats = tokio::time::interval(BEAT);
@@ -86,13 +80,7 @@ impl Relay {
                 // Nobody listening is no reason to fail.
                 let _ = done.send(outcome);
             })?;
-        Ok(Self {
-            status,
-            stop,
-            pulse,
-            outcome,
-            thread,
-        })
+        Ok(Self { status, stop, pulse, outcome, thread })
     }
 
     /// What the relay shows of itself.
@@ -107,8 +95,7 @@ impl Relay {
 
     /// Tells it to finish what it has begun within `grace`.
     pub fn stop_within(&self, grace: Duration) {
-        self.stop
-            .send_replace(Stop::By(tokio::time::Instant::now() + grace));
+        self.stop.send_replace(Stop::By(tokio::time::Instant::now() + grace));
     }
 
     /// Tells it to end.

@@ -39,7 +39,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::ack::Limits;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, chain};
 use crate::metrics::{Meters, count_error};
 use crate::outbox::EventConfig;
 use crate::outbox::status::StatusConfig;
@@ -184,11 +184,14 @@ async fn remember(config: &RelayConfig, state: &str, failure: Option<&Failure>) 
     let error = failure.map(LastError::from);
     let write = async {
         let session = SqlSession::open(&config.server, "last words").await?;
-        RelayRow::remember_state(&session.client, &config.id, state, error.as_ref()).await
+        // Not worth waiting for a standby, perhaps for ever, with the relay's row locked.
+        session.client.batch_execute("SET synchronous_commit = local").await?;
+        RelayRow::remember_state(&session.client, &config.id, state, error.as_ref()).await?;
+        Ok::<_, crate::postgres::Error>(())
     };
     match tokio::time::timeout(LAST_WORDS, write).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "could not record the state"),
+        Ok(Err(error)) => tracing::debug!(error = chain(&error), "could not record the state"),
         Err(_) => tracing::debug!("could not record the state in time"),
     }
 }
@@ -200,8 +203,5 @@ pub fn fate_of(error: &crate::postgres::Error, doing: &str) -> Fate {
 
 /// The failure of a relay that was fenced.
 fn fenced(config: &RelayConfig) -> Failure {
-    Failure::new(
-        Code::Fenced,
-        format!("another session has the place of relay \"{}\"", config.id),
-    )
+    Failure::new(Code::Fenced, format!("another session has the place of relay \"{}\"", config.id))
 }

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::disposition::{Fate, of_postgres};
+use super::preflight::synchronous_standby;
 use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
-use crate::postgres::{Error, Publication, Slot, SqlSession};
+use crate::postgres::{Error, Publication, Slot, SqlSession, names_standby};
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -24,7 +25,7 @@ pub(super) struct Watched {
     pub(super) publication: String,
     pub(super) fingerprint: String,
     pub(super) table: u32,
-    pub(super) walsender_pid: i32,
+    pub(super) application_name: String,
 }
 
 /// What it saw last.
@@ -53,16 +54,10 @@ pub(super) async fn watch_over(
             Ok(sight) => sight,
             Err(error) => {
                 let trouble = Some(of_postgres(&error, "watch slot and publication"));
-                Sight {
-                    slot: None,
-                    trouble,
-                }
+                Sight { slot: None, trouble }
             }
         };
-        let status = sight
-            .slot
-            .as_ref()
-            .and_then(|slot| slot.wal_status.as_deref());
+        let status = sight.slot.as_ref().and_then(|slot| slot.wal_status.as_deref());
         let is_unreserved = status == Some("unreserved");
         if is_unreserved && !was_unreserved {
             tracing::warn!(
@@ -88,26 +83,21 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
     let publication = Publication::load(client, &watched.publication, watched.table).await?;
     let row = client
         .query_one(
-            "SELECT (SELECT sync_state FROM pg_stat_replication WHERE pid = $1), \
+            "SELECT current_setting('synchronous_standby_names'), \
                     (SELECT sum(pg_total_relation_size(relid))::int8 \
-                     FROM pg_partition_tree($2::oid::regclass)), \
-                    pg_total_relation_size($2::oid::regclass)",
-            &[&watched.walsender_pid, &watched.table],
+                     FROM pg_partition_tree($1::oid::regclass)), \
+                    pg_total_relation_size($1::oid::regclass)",
+            &[&watched.table],
         )
         .await?;
-    let (sync_state, tree, table): (Option<String>, Option<i64>, Option<i64>) =
+    let (standbys, tree, table): (String, Option<i64>, Option<i64>) =
         (row.get(0), row.get(1), row.get(2));
     #[expect(clippy::cast_precision_loss, reason = "a size for a gauge")]
-    meters
-        .table_bytes
-        .set(tree.unwrap_or(0).max(table.unwrap_or(0)) as f64);
+    meters.table_bytes.set(tree.unwrap_or(0).max(table.unwrap_or(0)) as f64);
     let halt = |code, text: String| Some(Fate::Halt(Failure::new(code, text)));
     let lost = slot.as_ref().is_some_and(Slot::is_lost);
-    let trouble = if let Some(state) = sync_state.filter(|state| state != "async") {
-        halt(
-            Code::SynchronousStandby,
-            format!("our walsender's sync_state is \"{state}\""),
-        )
+    let trouble = if names_standby(&standbys, &watched.application_name) {
+        Some(Fate::Halt(synchronous_standby(&standbys).failure()))
     } else if publication.as_ref().map(|found| &found.fingerprint) != Some(&watched.fingerprint) {
         let name = &watched.publication;
         halt(
@@ -115,15 +105,9 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
             format!("publication \"{name}\" was dropped or changed while the relay ran"),
         )
     } else if slot.is_none() {
-        halt(
-            Code::SlotMissing,
-            format!("slot \"{}\" is gone", watched.slot),
-        )
+        halt(Code::SlotMissing, format!("slot \"{}\" is gone", watched.slot))
     } else if lost {
-        halt(
-            Code::SlotLost,
-            format!("slot \"{}\" was invalidated", watched.slot),
-        )
+        halt(Code::SlotLost, format!("slot \"{}\" was invalidated", watched.slot))
     } else {
         None
     };

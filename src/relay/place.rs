@@ -16,7 +16,7 @@ use super::disposition::{Fate, of_postgres, of_store};
 use super::finding::Severity;
 use super::flow::Flow;
 use super::monitor::{Sight, Watched, watch_over};
-use super::preflight::{Outbox, preflight};
+use super::preflight::{Outbox, preflight, synchronous_standby};
 use super::session::{End, Session};
 use super::sweep::{Sweep, SweepPlan, Swept};
 use super::{RelayConfig, STANDBY_WAIT, Start, fenced};
@@ -73,6 +73,10 @@ impl Place {
             let text = "the server is a standby";
             return Err(Fate::Reconnect(Failure::new(Code::InRecovery, text)));
         }
+        // Before anything is committed: a commit would wait for a standby that is not there.
+        if facts.would_be_synchronous(config.server.application_name()) {
+            return Err(Fate::Halt(synchronous_standby(&facts.synchronous_standbys).failure()));
+        }
         if !facts.has_schema {
             let text = "there is no table outboxd.relay";
             return Err(Fate::Halt(Failure::new(Code::SchemaMissing, text)));
@@ -107,48 +111,35 @@ impl Place {
         if let Some(finding) = found.first_error() {
             return Err(Fate::Halt(finding.failure()));
         }
-        for finding in found
-            .findings
-            .iter()
-            .filter(|f| f.severity == Severity::Warning)
-        {
+        for finding in found.findings.iter().filter(|f| f.severity == Severity::Warning) {
             tracing::warn!(code = %finding.code, observed = finding.observed, fix = finding.fix, "preflight");
         }
         let Some(outbox) = found.outbox else {
-            return Err(Fate::Halt(Failure::new(
-                Code::TableMissing,
-                "the outbox table is gone",
-            )));
+            return Err(Fate::Halt(Failure::new(Code::TableMissing, "the outbox table is gone")));
         };
         let connection =
             ReplicationConnection::open(&config.server, &self.writer.address, config.max_row_bytes);
-        let connection = connection
-            .await
-            .map_err(|error| of_postgres(&error, "connect"))?;
+        let connection = connection.await.map_err(|error| of_postgres(&error, "connect"))?;
         let has_slot = found.slot.is_some();
-        let mut set_up = SetUp {
-            place: &self,
-            config,
-            control: &control,
-            connection,
-            outbox: &outbox,
-        };
+        if let Some(pid) = found.slot.as_ref().and_then(|slot| slot.active_pid) {
+            // Before anything is swept: whoever reads it may be publishing.
+            let text = format!("slot \"{}\" is in use by process {pid} of the server", config.slot);
+            return Err(Fate::StandBy(Failure::new(Code::SlotInUse, text)));
+        }
+        let mut set_up =
+            SetUp { place: &self, config, control: &control, connection, outbox: &outbox };
         let identity = set_up.check_identity().await?;
-        set_up
-            .check_publication(found.publication.as_ref(), has_slot)
-            .await?;
+        set_up.check_publication(found.publication.as_ref(), has_slot).await?;
 
         let mut flow = self.open_flow(config, &outbox, meters).await?;
-        let Some(swept_until) = set_up
-            .slot_and_sweep(has_slot, &mut flow, board, &mut stop)
-            .await?
+        let Some(swept_until) =
+            set_up.slot_and_sweep(has_slot, &mut flow, board, &mut stop).await?
         else {
             flow.publisher.sink.close().await;
             return Ok(End::Stopped { drained: true });
         };
         let fingerprint = set_up.remember(&identity).await?;
         let connection = set_up.connection;
-        let walsender_pid = connection.backend_pid;
         let stream = connection.start(&config.slot, &config.publication).await;
         let stream = stream.map_err(|error| of_postgres(&error, "start to stream"))?;
         tracing::info!(slot = config.slot, "streaming");
@@ -159,7 +150,7 @@ impl Place {
             publication: config.publication.clone(),
             fingerprint,
             table,
-            walsender_pid,
+            application_name: config.server.application_name().to_owned(),
         };
         let (sender, sights) = watch::channel(Sight::default());
         tokio::spawn(watch_over(control, watched, sender, meters.clone()));
@@ -197,14 +188,7 @@ impl Place {
             .map_err(|text| Fate::Halt(Failure::new(Code::KafkaConfig, text)))?;
         sink.probe();
         let position = self.row.position;
-        Ok(Flow::new(
-            sink,
-            store,
-            config.limits,
-            config.settle,
-            position,
-            meters.clone(),
-        ))
+        Ok(Flow::new(sink, store, config.limits, config.settle, position, meters.clone()))
     }
 }
 
@@ -273,8 +257,7 @@ impl SetUp<'_> {
         }
         let sweeps = self.config.start == Start::Pending && row.sweep != SweepState::Complete;
         if sweeps {
-            self.remember_sweep(SweepState::Incomplete, Lsn::INVALID)
-                .await?;
+            self.remember_sweep(SweepState::Incomplete, Lsn::INVALID).await?;
         }
         let snapshot = if has_slot {
             None
@@ -290,8 +273,7 @@ impl SetUp<'_> {
         };
         if !sweeps {
             if row.sweep != SweepState::Complete {
-                self.remember_sweep(SweepState::Complete, Lsn::INVALID)
-                    .await?;
+                self.remember_sweep(SweepState::Complete, Lsn::INVALID).await?;
             }
             return Ok(Some(row.sweep_until));
         }

@@ -38,9 +38,7 @@ pub struct Outbox {
 impl Preflight {
     /// The first finding that keeps the relay from working.
     pub fn first_error(&self) -> Option<&Finding> {
-        self.findings
-            .iter()
-            .find(|finding| finding.severity == Severity::Error)
+        self.findings.iter().find(|finding| finding.severity == Severity::Error)
     }
 }
 
@@ -66,22 +64,12 @@ pub async fn preflight(client: &Client, config: &RelayConfig) -> Result<Prefligh
     found.publication = Publication::load(client, &config.publication, table.oid).await?;
     found.slot = Slot::load(client, &config.slot).await?;
     found.findings.extend(table_findings(&table));
-    found
-        .findings
-        .extend(publication_findings(&found, &table, config));
-    found
-        .findings
-        .extend(slot_findings(found.slot.as_ref(), config));
+    found.findings.extend(publication_findings(&found, &table, config));
+    found.findings.extend(slot_findings(found.slot.as_ref(), config));
     match compile(&table, config) {
         Ok((events, status)) => {
-            found
-                .findings
-                .extend(privilege_findings(client, &table, &status).await?);
-            found.outbox = Some(Outbox {
-                table,
-                events,
-                status,
-            });
+            found.findings.extend(privilege_findings(client, &table, &status).await?);
+            found.outbox = Some(Outbox { table, events, status });
         }
         Err(problems) => {
             let finding = |problem: &MapProblem| {
@@ -107,11 +95,8 @@ fn compile(
         sent_flag: None,
         pending: Pending::Always,
     };
-    let events = EventMap::compile(
-        &config.events,
-        status.as_ref().unwrap_or(&fallback),
-        &table.layout,
-    );
+    let events =
+        EventMap::compile(&config.events, status.as_ref().unwrap_or(&fallback), &table.layout);
     match (events, status) {
         (Ok(events), Ok(status)) => Ok((events, status)),
         (events, status) => {
@@ -151,16 +136,16 @@ fn server_findings(facts: &ServerFacts, config: &RelayConfig) -> Vec<Finding> {
             "ALTER SYSTEM SET wal_level = logical; -- then restart PostgreSQL",
         ));
     }
+    if facts.would_be_synchronous(config.server.application_name()) {
+        findings.push(synchronous_standby(&facts.synchronous_standbys));
+    }
     if !facts.may_replicate {
         findings.push(Finding::error(
             Code::PostgresPermission,
             "right to stream",
             format!("role \"{}\" has no REPLICATION", config.server.user),
             "REPLICATION",
-            format!(
-                "ALTER ROLE {} REPLICATION;",
-                quote_ident(&config.server.user)
-            ),
+            format!("ALTER ROLE {} REPLICATION;", quote_ident(&config.server.user)),
         ));
     }
     if !facts.has_schema {
@@ -173,6 +158,17 @@ fn server_findings(facts: &ServerFacts, config: &RelayConfig) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Our walsender would be a synchronous standby.
+pub(super) fn synchronous_standby(setting: &str) -> Finding {
+    Finding::error(
+        Code::SynchronousStandby,
+        "synchronous_standby_names",
+        format!("{setting:?} would make the relay a synchronous standby"),
+        "names of real standbys",
+        Code::SynchronousStandby.remedy(),
+    )
 }
 
 fn table_findings(table: &OutboxTable) -> Vec<Finding> {
@@ -209,38 +205,20 @@ fn publication_findings(
     config: &RelayConfig,
 ) -> Vec<Finding> {
     let name = quote_ident(&config.publication);
-    let create = format!(
-        "{};",
-        Publication::create_sql(&config.publication, &table.name)
-    );
+    let create = format!("{};", Publication::create_sql(&config.publication, &table.name));
     let title = "publication";
     let Some(publication) = &found.publication else {
         if found.slot.is_some() {
-            let observed = format!(
-                "slot \"{}\" is there, publication {name} is not",
-                config.slot
-            );
+            let observed = format!("slot \"{}\" is there, publication {name} is not", config.slot);
             let required = "the publication that the slot was made for";
-            return vec![Finding::error(
-                Code::PublicationLost,
-                title,
-                observed,
-                required,
-                create,
-            )];
+            return vec![Finding::error(Code::PublicationLost, title, observed, required, create)];
         }
         if config.create {
             return Vec::new();
         }
         let observed = format!("there is no publication {name}");
         let required = "one for the outbox table";
-        return vec![Finding::error(
-            Code::PublicationMissing,
-            title,
-            observed,
-            required,
-            create,
-        )];
+        return vec![Finding::error(Code::PublicationMissing, title, observed, required, create)];
     };
     let mut findings = Vec::new();
     if !publication.contains_table {
@@ -250,37 +228,19 @@ fn publication_findings(
         };
         let observed = format!("{name} does not contain {}", table.name);
         let fix = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
-        findings.push(Finding::error(
-            code,
-            title,
-            observed,
-            "the outbox table in it",
-            fix,
-        ));
+        findings.push(Finding::error(code, title, observed, "the outbox table in it", fix));
     }
     if !publication.inserts {
         let observed = format!("{name} does not publish inserts");
         let fix = format!("ALTER PUBLICATION {name} SET (publish = 'insert');");
         let code = Code::PublicationUnsuitable;
-        findings.push(Finding::error(
-            code,
-            title,
-            observed,
-            "publish = 'insert'",
-            fix,
-        ));
+        findings.push(Finding::error(code, title, observed, "publish = 'insert'", fix));
     }
     if table.is_partitioned && !publication.via_root {
         let observed = format!("{name} publishes partitions under their own names");
         let fix = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
         let required = "publish_via_partition_root = true";
-        findings.push(Finding::error(
-            Code::PublicationUnsuitable,
-            title,
-            observed,
-            required,
-            fix,
-        ));
+        findings.push(Finding::error(Code::PublicationUnsuitable, title, observed, required, fix));
     }
     if publication.publishes_more || publication.contains_others {
         let observed = format!(
@@ -302,13 +262,7 @@ fn slot_findings(slot: Option<&Slot>, config: &RelayConfig) -> Vec<Finding> {
         if !config.create {
             let observed = format!("there is no slot \"{name}\"");
             let fix = "outboxd slot create";
-            findings.push(Finding::error(
-                Code::SlotMissing,
-                "slot",
-                observed,
-                "a slot",
-                fix,
-            ));
+            findings.push(Finding::error(Code::SlotMissing, "slot", observed, "a slot", fix));
         }
         return findings;
     };
@@ -316,24 +270,12 @@ fn slot_findings(slot: Option<&Slot>, config: &RelayConfig) -> Vec<Finding> {
         let observed = format!("\"{name}\" cannot be read: {reason}");
         let required = "a logical pgoutput slot of this database";
         let fix = Code::SlotUnsuitable.remedy();
-        findings.push(Finding::error(
-            Code::SlotUnsuitable,
-            "slot",
-            observed,
-            required,
-            fix,
-        ));
+        findings.push(Finding::error(Code::SlotUnsuitable, "slot", observed, required, fix));
     } else if slot.is_lost() {
         let reason = slot.invalidation_reason.as_deref().unwrap_or("wal_removed");
         let observed = format!("\"{name}\" was invalidated ({reason})");
         let fix = "outboxd slot drop, then start again";
-        findings.push(Finding::error(
-            Code::SlotLost,
-            "slot",
-            observed,
-            "a valid slot",
-            fix,
-        ));
+        findings.push(Finding::error(Code::SlotLost, "slot", observed, "a valid slot", fix));
     } else if slot.wal_status.as_deref() == Some("unreserved") {
         let observed = format!("\"{name}\" keeps more WAL than max_slot_wal_keep_size");
         let fix = "let the relay catch up, or raise max_slot_wal_keep_size";
@@ -392,10 +334,7 @@ async fn privilege_findings(
                 "right to write statuses",
                 format!("role \"{role}\" has no {right}{on_column} on {name}"),
                 format!("{right}{on_column}"),
-                format!(
-                    "GRANT {right}{on_column} ON {name} TO {};",
-                    quote_ident(&role)
-                ),
+                format!("GRANT {right}{on_column} ON {name} TO {};", quote_ident(&role)),
             ));
         }
     }

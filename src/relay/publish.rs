@@ -28,6 +28,8 @@ const REFUSED_INITIAL: Duration = Duration::from_secs(1);
 const REFUSED_MAX: Duration = Duration::from_mins(1);
 /// How long what failed for no reason of its own waits.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often a sink that cannot be reached is asked whether it can.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
 
 /// Everything between reading and acknowledgement.
 pub(super) struct Publisher<S> {
@@ -47,7 +49,9 @@ pub(super) struct Publisher<S> {
     reports: Vec<Report>,
     go: Vec<Seq>,
     /// Whether the sink can be reached, as far as it has told.
-    pub(super) reachable: Option<Result<(), String>>,
+    reachable: Option<Result<(), String>>,
+    /// When to ask it again, while it cannot.
+    probe_at: Option<Instant>,
 }
 
 /// An event that could not go at once.
@@ -83,6 +87,7 @@ impl<S: Sink> Publisher<S> {
             reports: Vec::new(),
             go: Vec::new(),
             reachable: None,
+            probe_at: None,
         }
     }
 
@@ -103,10 +108,7 @@ impl<S: Sink> Publisher<S> {
     ) -> Result<Seq, MapError> {
         let topic = match self.topics.find(envelope.topic) {
             Some(topic) => topic,
-            None => self
-                .topics
-                .add(envelope.topic, now)
-                .ok_or(MapError::BadTopic)?,
+            None => self.topics.add(envelope.topic, now).ok_or(MapError::BadTopic)?,
         };
         let key = envelope.key.as_deref().map(str::as_bytes);
         let lane = key.map(|key| Lane(self.hasher.hash_one((topic, key))));
@@ -136,12 +138,7 @@ impl<S: Sink> Publisher<S> {
                 Err(SendError::Full) => {}
                 Err(SendError::Refused(error)) => {
                     let parcel = Parcel::from(&record);
-                    let waiting = Waiting {
-                        topic,
-                        placement,
-                        parcel,
-                        alone: false,
-                    };
+                    let waiting = Waiting { topic, placement, parcel, alone: false };
                     self.waiting.insert(admitted.seq, waiting);
                     self.reports.push(refusal(admitted.seq, error));
                     return Ok(admitted.seq);
@@ -149,15 +146,7 @@ impl<S: Sink> Publisher<S> {
             }
         }
         let parcel = Parcel::from(&record);
-        self.waiting.insert(
-            admitted.seq,
-            Waiting {
-                topic,
-                placement,
-                parcel,
-                alone: false,
-            },
-        );
+        self.waiting.insert(admitted.seq, Waiting { topic, placement, parcel, alone: false });
         if admitted.goes {
             self.let_go(admitted.seq);
         }
@@ -182,10 +171,9 @@ impl<S: Sink> Publisher<S> {
                 self.ready.pop_front();
                 continue;
             };
-            let (Some(info), Some(topic)) = (
-                self.topics.info(waiting.topic),
-                self.topics.name(waiting.topic),
-            ) else {
+            let (Some(info), Some(topic)) =
+                (self.topics.info(waiting.topic), self.topics.name(waiting.topic))
+            else {
                 self.topics.wait(waiting.topic, seq);
                 self.ready.pop_front();
                 continue;
@@ -212,9 +200,7 @@ impl<S: Sink> Publisher<S> {
         let mut reports = std::mem::take(&mut self.reports);
         self.sink.take(&mut self.delivered, &mut reports);
         let mut delivered = std::mem::take(&mut self.delivered);
-        self.meters
-            .events_published
-            .increment(delivered.len() as u64);
+        self.meters.events_published.increment(delivered.len() as u64);
         self.meters.publish_sent.increment(delivered.len() as u64);
         for seq in delivered.drain(..) {
             acked(seq);
@@ -244,6 +230,9 @@ impl<S: Sink> Publisher<S> {
         for topic in self.topics.due(now) {
             self.sink.look_up(&topic);
         }
+        if self.probe_at.take_if(|at| *at <= now).is_some() {
+            self.sink.probe();
+        }
         self.send_ready();
         Ok(())
     }
@@ -251,15 +240,7 @@ impl<S: Sink> Publisher<S> {
     fn take_in(&mut self, report: Report, now: Instant) -> Result<(), Fate> {
         match report {
             Report::Failed { seq, error, parcel } => self.failed(seq, &error, parcel, now)?,
-            Report::Reachable(result) => {
-                if let (Err(reason), true) = (&result, !matches!(self.reachable, Some(Err(_)))) {
-                    count_error("kafka", "unavailable");
-                    tracing::warn!(reason, "Kafka does not answer; waiting for it");
-                } else if result.is_ok() && matches!(self.reachable, Some(Err(_))) {
-                    tracing::info!("Kafka answers again");
-                }
-                self.reachable = Some(result);
-            }
+            Report::Reachable(result) => self.reached(result, now),
             Report::Fatal(reason) => {
                 self.meters.producer_fatal.increment(1);
                 count_error("kafka", "fatal");
@@ -270,7 +251,7 @@ impl<S: Sink> Publisher<S> {
             }
             Report::Topic { name, result } => {
                 if !matches!(result, Err(SinkError::Unavailable(_))) {
-                    self.reachable = Some(Ok(()));
+                    self.reached(Ok(()), now);
                 }
                 match result {
                     Ok(info) => {
@@ -292,6 +273,26 @@ impl<S: Sink> Publisher<S> {
         Ok(())
     }
 
+    /// The sink has answered, or nobody does.
+    fn reached(&mut self, result: Result<(), String>, now: Instant) {
+        match (&self.reachable, &result) {
+            (Some(Ok(())), Ok(())) => return,
+            (Some(Err(_)), Ok(())) => tracing::info!("Kafka answers again"),
+            (None | Some(Ok(())), Err(reason)) => {
+                count_error("kafka", "unavailable");
+                tracing::warn!(reason, "Kafka does not answer; waiting for it");
+            }
+            (None, Ok(())) | (Some(Err(_)), Err(_)) => {}
+        }
+        self.probe_at = result.is_err().then(|| now + PROBE_EVERY);
+        self.reachable = Some(result);
+    }
+
+    /// Whether the sink can be reached, as far as it has told.
+    pub(super) fn is_reachable(&self) -> bool {
+        !matches!(self.reachable, Some(Err(_)))
+    }
+
     fn failed(
         &mut self,
         seq: Seq,
@@ -307,12 +308,7 @@ impl<S: Sink> Publisher<S> {
             return Ok(());
         };
         let placement = Placement::Fixed(parcel.partition);
-        self.waiting.entry(seq).or_insert(Waiting {
-            topic,
-            placement,
-            parcel,
-            alone: false,
-        });
+        self.waiting.entry(seq).or_insert(Waiting { topic, placement, parcel, alone: false });
         let name = self.topics.name(topic).unwrap_or_default().to_owned();
         match of_sink(error, &name) {
             RecordFate::Session(fate) => return Err(fate),
@@ -338,11 +334,8 @@ impl<S: Sink> Publisher<S> {
         // Perhaps the topic's limits were changed.
         self.topics.look_again(topic, now);
         let refusal = self.refused.entry(seq);
-        let refusal = refusal.or_insert(Refusal {
-            attempts: 0,
-            since: now,
-            failure: failure.clone(),
-        });
+        let refusal =
+            refusal.or_insert(Refusal { attempts: 0, since: now, failure: failure.clone() });
         refusal.attempts += 1;
         let wait = self.backoff.wait(refusal.attempts, self.random.f64());
         if refusal.attempts == 1 {
@@ -353,11 +346,7 @@ impl<S: Sink> Publisher<S> {
                 "an event was refused; its key waits"
             );
         } else {
-            tracing::debug!(
-                error = failure.message,
-                attempts = refusal.attempts,
-                "refused again"
-            );
+            tracing::debug!(error = failure.message, attempts = refusal.attempts, "refused again");
         }
         refusal.failure = failure;
         self.again.push(Reverse((now + wait, seq)));
@@ -374,7 +363,7 @@ impl<S: Sink> Publisher<S> {
     /// When something has to be done again.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let again = self.again.peek().map(|next| next.0.0);
-        [again, self.topics.next_due()].into_iter().flatten().min()
+        [again, self.topics.next_due(), self.probe_at].into_iter().flatten().min()
     }
 
     /// Whether a report waits that no signal of the sink will announce.
@@ -385,9 +374,7 @@ impl<S: Sink> Publisher<S> {
     /// Why events wait that should have gone, if any do.
     pub(super) fn stall(&self) -> Option<&Failure> {
         let oldest = self.refused.iter().min_by_key(|(seq, _)| **seq);
-        oldest
-            .map(|(_, refusal)| &refusal.failure)
-            .or_else(|| self.topics.stall())
+        oldest.map(|(_, refusal)| &refusal.failure).or_else(|| self.topics.stall())
     }
 
     /// Since when the oldest refused event has waited.
@@ -397,9 +384,5 @@ impl<S: Sink> Publisher<S> {
 }
 
 fn refusal(seq: Seq, error: SinkError) -> Report {
-    Report::Failed {
-        seq,
-        error,
-        parcel: Parcel::default(),
-    }
+    Report::Failed { seq, error, parcel: Parcel::default() }
 }

@@ -139,11 +139,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             let now = Instant::now();
             self.flow.advance(now, self.is_draining)?;
             more = !self.is_draining && self.read(now).await?;
-            let state = if self.is_caught_up {
-                State::Streaming
-            } else {
-                State::CatchingUp
-            };
+            let state = if self.is_caught_up { State::Streaming } else { State::CatchingUp };
             self.flow.show(board, state, now);
             if more && self.confirmer.due(self.flow.publisher.window.watermark()) <= now {
                 self.feed_back().await?;
@@ -159,22 +155,11 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             if !self.flow.publisher.has_room(self.stream.next_len()) {
                 return Ok(false);
             }
-            let Self {
-                stream,
-                capture,
-                flow,
-                confirmer,
-                ..
-            } = self;
-            let message = stream
-                .next()
-                .map_err(|error| of_postgres(&error, "read the stream"))?;
+            let Self { stream, capture, flow, confirmer, .. } = self;
+            let message = stream.next().map_err(|error| of_postgres(&error, "read the stream"))?;
             match message {
                 None => return Ok(false),
-                Some(WalMessage::Keepalive {
-                    wal_end,
-                    reply_requested,
-                }) => {
+                Some(WalMessage::Keepalive { wal_end, reply_requested }) => {
                     confirmer.received(wal_end);
                     if reply_requested {
                         confirmer.asked();
@@ -206,20 +191,10 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         wall: i64,
         now: Instant,
     ) -> Result<Captured, Fate> {
-        let Self {
-            capture,
-            flow,
-            swept_until,
-            ..
-        } = self;
+        let Self { capture, flow, swept_until, .. } = self;
         if let Some(id) = capture.peek_id(data)?
             && capture.open_commit() < *swept_until
-            && flow
-                .settler
-                .store()
-                .was_swept(&id)
-                .await
-                .map_err(|error| of_store(&error))?
+            && flow.settler.store().was_swept(&id).await.map_err(|error| of_store(&error))?
         {
             capture.take(data, wall, |_| Ok::<_, Fate>(()))?;
             return Ok(Captured::Settled);
@@ -256,10 +231,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let time = wall_clock() - POSTGRES_EPOCH_MICROS;
         let feedback = self.confirmer.feedback(watermark, Instant::now(), time);
         self.meters.slot_lag_received.set(0.0);
-        self.stream
-            .send(feedback)
-            .await
-            .map_err(|error| of_postgres(&error, "send feedback"))
+        self.stream.send(feedback).await.map_err(|error| of_postgres(&error, "send feedback"))
     }
 
     /// The last word: what is settled is confirmed, then the stream and the sink are closed.
@@ -270,9 +242,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                     Ok(()) => self.stream.close().await.is_ok(),
                     Err(_) => false,
                 };
-                End::Stopped {
-                    drained: drained && told,
-                }
+                End::Stopped { drained: drained && told }
             }
             failed @ End::Failed(_) => {
                 self.flow.count_redelivered();

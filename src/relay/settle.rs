@@ -77,11 +77,7 @@ impl<T: StatusStore + 'static> Settler<T> {
             running: None,
             spare: Batch::default(),
             // An earlier run may have left some.
-            catch_up: CatchUp {
-                due: Some(now),
-                wait: CATCH_UP_AFTER,
-                running: None,
-            },
+            catch_up: CatchUp { due: Some(now), wait: CATCH_UP_AFTER, running: None },
             meters,
         }
     }
@@ -139,11 +135,7 @@ impl<T: StatusStore + 'static> Settler<T> {
             let result = store.settle(&batch).await;
             (batch, result)
         });
-        self.running = Some(Running {
-            prefix,
-            started: now,
-            work,
-        });
+        self.running = Some(Running { prefix, started: now, work });
     }
 
     fn start_catching_up(&mut self, now: Instant) {
@@ -160,10 +152,7 @@ impl<T: StatusStore + 'static> Settler<T> {
             return None;
         }
         let batch = self.since.map(|since| since + self.config.interval);
-        let catch_up = self
-            .catch_up
-            .due
-            .filter(|_| self.catch_up.running.is_none());
+        let catch_up = self.catch_up.due.filter(|_| self.catch_up.running.is_none());
         [batch, catch_up].into_iter().flatten().min()
     }
 
@@ -225,9 +214,7 @@ impl<T: StatusStore + 'static> Settler<T> {
                 self.meters.stage_settle.record(took);
                 #[expect(clippy::cast_precision_loss, reason = "a count of at most thousands")]
                 self.meters.batch_size.record(running.prefix.count() as f64);
-                self.meters
-                    .events_processed
-                    .increment(running.prefix.count());
+                self.meters.events_processed.increment(running.prefix.count());
             }
         }
         Ok(())

@@ -79,10 +79,7 @@ impl Sweep {
             name: plan.table.name.name.clone(),
             columns: columns
                 .iter()
-                .map(|column| Column {
-                    name: column.name.clone(),
-                    type_oid: column.type_oid,
-                })
+                .map(|column| Column { name: column.name.clone(), type_oid: column.type_oid })
                 .collect(),
         };
         let mapper = plan.map.bind(&relation).map_err(|error| of_bind(&error))?;
@@ -103,29 +100,21 @@ impl Sweep {
     async fn begin(session: &SqlSession, plan: &SweepPlan<'_>) -> Result<Lsn, Error> {
         let client = &session.client;
         client.batch_execute("SET statement_timeout = 0").await?;
-        client
-            .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         if let Some(snapshot) = plan.snapshot {
             let sql = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot));
             client.batch_execute(&sql).await?;
         }
         client
-            .batch_execute(&format!(
-                "DECLARE swept NO SCROLL CURSOR FOR {}",
-                select(plan)
-            ))
+            .batch_execute(&format!("DECLARE swept NO SCROLL CURSOR FOR {}", select(plan)))
             .await?;
         if plan.snapshot.is_some() {
             return Ok(Lsn::INVALID);
         }
         // After the snapshot: whatever it sees was written before this.
-        let row = client
-            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
-            .await?;
+        let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
         let text: String = row.get(0);
-        text.parse()
-            .map_err(|_| Error::Protocol("a position that is none".into()))
+        text.parse().map_err(|_| Error::Protocol("a position that is none".into()))
     }
 
     /// Asks for more rows, if none are on their way. Whether there can be any.
@@ -167,8 +156,9 @@ impl Sweep {
             flow.advance(now, at_end)?;
             flow.show(board, State::CatchingUp, now);
             let reads = !at_end && flow.publisher.has_room(0);
-            if reads {
-                at_end = !self.fetch().await.map_err(|error| of_sweep(&error))?;
+            if reads && !self.fetch().await.map_err(|error| of_sweep(&error))? {
+                at_end = true;
+                continue;
             }
             tokio::select! {
                 biased;
@@ -177,7 +167,7 @@ impl Sweep {
                     return Ok(Swept::Stopped);
                 }
                 woken = flow.woken() => flow.take_in(woken, Instant::now())?,
-                row = self.next_row(), if reads && !at_end => {
+                row = self.next_row(), if reads => {
                     if let Some(row) = row.map_err(|error| of_sweep(&error))? {
                         self.put(&row, flow, now)?;
                     }
@@ -212,9 +202,8 @@ impl Sweep {
         flow: &mut Flow<S, T>,
         now: Instant,
     ) -> Result<(), Fate> {
-        let values: Vec<_> = (0..self.column_count)
-            .map(|place| row.get(place).map(str::as_bytes))
-            .collect();
+        let values: Vec<_> =
+            (0..self.column_count).map(|place| row.get(place).map(str::as_bytes)).collect();
         let wall = wall_clock();
         let envelope = match self.mapper.map(&values, self.position, wall) {
             Ok(envelope) => envelope,
@@ -224,22 +213,12 @@ impl Sweep {
             }
         };
         if envelope.is_early {
-            let text = format!(
-                "event {}, older than the slot, is scheduled for later",
-                envelope.id
-            );
+            let text =
+                format!("event {}, older than the slot, is scheduled for later", envelope.id);
             return Err(Fate::Halt(Failure::new(Code::Scheduled, text)));
         }
         self.count += 1;
-        flow.put(
-            &Captive {
-                envelope,
-                position: self.position,
-                xid: 0,
-                committed: wall,
-            },
-            now,
-        )
+        flow.put(&Captive { envelope, position: self.position, xid: 0, committed: wall }, now)
     }
 }
 
@@ -249,13 +228,7 @@ fn of_sweep(error: &Error) -> Fate {
 
 /// The unsent rows that nothing else knows of.
 fn select(plan: &SweepPlan<'_>) -> String {
-    let columns: Vec<_> = plan
-        .table
-        .layout
-        .columns
-        .iter()
-        .map(|c| quote_ident(&c.name))
-        .collect();
+    let columns: Vec<_> = plan.table.layout.columns.iter().map(|c| quote_ident(&c.name)).collect();
     let pending = match plan.pending {
         Pending::Always => "true".to_owned(),
         Pending::Label(column, label) => {
@@ -264,11 +237,7 @@ fn select(plan: &SweepPlan<'_>) -> String {
         Pending::NotFlagged(column) => format!("o.{} IS NOT TRUE", quote_ident(&column.name)),
         Pending::IsNull(column) => format!("o.{} IS NULL", quote_ident(&column.name)),
     };
-    let id = plan
-        .map
-        .mapping()
-        .column(Field::Id)
-        .map(|column| quote_ident(&column.name));
+    let id = plan.map.mapping().column(Field::Id).map(|column| quote_ident(&column.name));
     let id = id.unwrap_or_default();
     let relay = quote_literal(plan.relay_id);
     let known = |table: &str| {
@@ -289,11 +258,8 @@ fn select(plan: &SweepPlan<'_>) -> String {
 
 fn order(plan: &SweepPlan<'_>, id: &str) -> String {
     if !plan.order.is_empty() {
-        let columns: Vec<_> = plan
-            .order
-            .iter()
-            .map(|name| format!("o.{}", quote_ident(name)))
-            .collect();
+        let columns: Vec<_> =
+            plan.order.iter().map(|name| format!("o.{}", quote_ident(name))).collect();
         return columns.join(", ");
     }
     if plan.table.layout.column("seq").is_some() {

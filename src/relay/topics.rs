@@ -52,13 +52,7 @@ impl Topics {
         self.by_name.insert(name.into(), id);
         let name = name.into();
         let look_at = Some(now);
-        self.topics.push(Topic {
-            name,
-            info: None,
-            failure: None,
-            look_at,
-            waiting: Vec::new(),
-        });
+        self.topics.push(Topic { name, info: None, failure: None, look_at, waiting: Vec::new() });
         self.look_by(now);
         Some(id)
     }

@@ -14,11 +14,7 @@ pub struct Backoff {
 impl Backoff {
     /// A backoff from `initial` to `max`; `jitter` from 0 (none) to 1.
     pub fn new(initial: Duration, max: Duration, jitter: f64) -> Self {
-        Self {
-            initial,
-            max: max.max(initial),
-            jitter: jitter.clamp(0.0, 1.0),
-        }
+        Self { initial, max: max.max(initial), jitter: jitter.clamp(0.0, 1.0) }
     }
 
     /// The wait after `failures` failures in a row, at least 1. `dice` is a random number from 0
@@ -38,9 +34,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_cap() {
         let backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1), 0.0);
-        let waits: Vec<_> = (1..9)
-            .map(|failures| backoff.wait(failures, 0.5).as_secs())
-            .collect();
+        let waits: Vec<_> = (1..9).map(|failures| backoff.wait(failures, 0.5).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff.wait(u32::MAX, 0.5).as_secs(), 60);
     }

@@ -70,18 +70,18 @@ impl KafkaSink {
             .set("acks", "all")
             .set("message.timeout.ms", "0")
             .set("message.max.bytes", LARGEST_RECORD.to_string())
-            .set(
-                "queue.buffering.max.messages",
-                (kafka.in_flight_events + 1000).to_string(),
-            )
-            .set(
-                "queue.buffering.max.kbytes",
-                kilobytes.min(2_097_151).to_string(),
-            )
+            .set("queue.buffering.max.messages", (kafka.in_flight_events + 1000).to_string())
+            .set("queue.buffering.max.kbytes", kilobytes.min(2_097_151).to_string())
             .set("batch.num.messages", "10000")
             // A topic that vanishes is told by its own look-up, not after half a minute.
             .set("topic.metadata.propagation.max.ms", "5000");
-        for (name, value) in [("linger.ms", "0"), ("socket.nagle.disable", "true")] {
+        let usual = [
+            ("linger.ms", "0"),
+            ("socket.nagle.disable", "true"),
+            // A broker that is back is seen within seconds.
+            ("reconnect.backoff.max.ms", "2000"),
+        ];
+        for (name, value) in usual {
             if !kafka.properties.contains_key(name) {
                 config.set(name, value);
             }
@@ -97,8 +97,7 @@ impl KafkaSink {
             is_compressed: codec.is_some_and(|codec| codec != "none"),
         };
         // Made now, so that a wrong property is told now.
-        sink.producer(USUAL_BATCH)
-            .map_err(|error| error.to_string())?;
+        sink.producer(USUAL_BATCH).map_err(|error| error.to_string())?;
         Ok(sink)
     }
 
@@ -109,11 +108,8 @@ impl KafkaSink {
                 0 => config.set("batch.num.messages", "1"),
                 _ => config.set("batch.size", batch.to_string()),
             };
-            let context = Context {
-                mailbox: Arc::clone(&self.mailbox),
-            };
-            self.producers
-                .insert(batch, Producer::from_config_and_context(&config, context)?);
+            let context = Context { mailbox: Arc::clone(&self.mailbox) };
+            self.producers.insert(batch, Producer::from_config_and_context(&config, context)?);
         }
         let gone = || KafkaError::ClientCreation("the producer is gone".to_owned());
         self.producers.get(&batch).ok_or_else(gone)
@@ -123,10 +119,7 @@ impl KafkaSink {
     fn check(&self, record: &Record<'_>, topic: TopicInfo) -> Result<(), SinkError> {
         if !(0..topic.partitions).contains(&record.partition) {
             let (partition, partitions) = (record.partition, topic.partitions);
-            return Err(SinkError::NoPartition {
-                partition,
-                partitions,
-            });
+            return Err(SinkError::NoPartition { partition, partitions });
         }
         let Some(limit) = topic.max_message_bytes else {
             return Ok(());
@@ -159,19 +152,14 @@ impl Sink for KafkaSink {
     }
 
     fn look_up(&mut self, topic: &str) {
-        self.reader
-            .ask(Question::Topic(topic.to_owned()), &self.mailbox);
+        self.reader.ask(Question::Topic(topic.to_owned()), &self.mailbox);
     }
 
     fn send(&mut self, record: &Record<'_>, seq: Seq) -> Result<(), SendError> {
         let unknown = || SendError::Refused(SinkError::TopicMissing);
         let topic = *self.topics.get(record.topic).ok_or_else(unknown)?;
         self.check(record, topic).map_err(SendError::Refused)?;
-        let batch = if record.alone {
-            0
-        } else {
-            batch_for(topic.max_message_bytes)
-        };
+        let batch = if record.alone { 0 } else { batch_for(topic.max_message_bytes) };
         let producer = self
             .producer(batch)
             .map_err(|error| SendError::Refused(SinkError::Fatal(error.to_string())))?;
@@ -187,10 +175,7 @@ impl Sink for KafkaSink {
         if record.headers.count() > 0 {
             let mut headers = OwnedHeaders::new_with_capacity(record.headers.count());
             for (key, value) in record.headers.iter() {
-                headers = headers.insert(Header {
-                    key,
-                    value: value.map(str::as_bytes),
-                });
+                headers = headers.insert(Header { key, value: value.map(str::as_bytes) });
             }
             out.headers = Some(headers);
         }
@@ -203,9 +188,7 @@ impl Sink for KafkaSink {
                 let text = error.to_string();
                 let code = error.rdkafka_error_code();
                 let error = code.map(|code| classify(code, text.clone()));
-                Err(SendError::Refused(
-                    error.unwrap_or(SinkError::Unknown(text)),
-                ))
+                Err(SendError::Refused(error.unwrap_or(SinkError::Unknown(text))))
             }
         }
     }
@@ -220,16 +203,10 @@ impl Sink for KafkaSink {
         }
         for report in reports.iter() {
             match report {
-                Report::Topic {
-                    name,
-                    result: Ok(info),
-                } => {
+                Report::Topic { name, result: Ok(info) } => {
                     self.topics.insert(name.clone(), *info);
                 }
-                Report::Topic {
-                    name,
-                    result: Err(SinkError::TopicMissing),
-                } => {
+                Report::Topic { name, result: Err(SinkError::TopicMissing) } => {
                     self.topics.remove(name);
                 }
                 _ => {}
@@ -242,9 +219,7 @@ impl Sink for KafkaSink {
     }
 
     async fn close(self) {
-        let Self {
-            producers, reader, ..
-        } = self;
+        let Self { producers, reader, .. } = self;
         let ended = tokio::task::spawn_blocking(move || {
             for producer in producers.values() {
                 producer.purge(PurgeConfig::default().queue().inflight());

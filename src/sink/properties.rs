@@ -34,50 +34,26 @@ const RESERVED: [(&str, &str); 21] = [
     ("enable.gapless.guarantee", "order is kept by the relay"),
     ("acks", "it is always all"),
     ("request.required.acks", "it is always all"),
-    (
-        "message.timeout.ms",
-        "a record is never given up because of time",
-    ),
-    (
-        "delivery.timeout.ms",
-        "a record is never given up because of time",
-    ),
-    (
-        "message.send.max.retries",
-        "a record is never given up because of time",
-    ),
+    ("message.timeout.ms", "a record is never given up because of time"),
+    ("delivery.timeout.ms", "a record is never given up because of time"),
+    ("message.send.max.retries", "a record is never given up because of time"),
     ("retries", "a record is never given up because of time"),
-    (
-        "transactional.id",
-        "the relay does not use Kafka's transactions",
-    ),
-    (
-        "partitioner",
-        "the relay computes the partition, as Java clients do",
-    ),
-    (
-        "partitioner_cb",
-        "the relay computes the partition, as Java clients do",
-    ),
+    ("transactional.id", "the relay does not use Kafka's transactions"),
+    ("partitioner", "the relay computes the partition, as Java clients do"),
+    ("partitioner_cb", "the relay computes the partition, as Java clients do"),
     ("batch.size", "it follows what the topics take"),
     ("batch.num.messages", "it follows what the topics take"),
     ("message.max.bytes", "it follows what the topics take"),
     ("queue.buffering.max.messages", "set kafka.in_flight_events"),
     ("queue.buffering.max.kbytes", "set kafka.in_flight_bytes"),
     ("max.in.flight", "it is 5, which keeps the order"),
-    (
-        "max.in.flight.requests.per.connection",
-        "it is 5, which keeps the order",
-    ),
+    ("max.in.flight.requests.per.connection", "it is 5, which keeps the order"),
     ("delivery.report.only.error", "every report counts"),
 ];
 
 /// Why a property cannot be set, if it cannot.
 pub fn reserved_property(name: &str) -> Option<&'static str> {
-    RESERVED
-        .iter()
-        .find(|(reserved, _)| *reserved == name)
-        .map(|(_, reason)| *reason)
+    RESERVED.iter().find(|(reserved, _)| *reserved == name).map(|(_, reason)| *reason)
 }
 
 #[cfg(test)]

@@ -67,8 +67,7 @@ impl ClientContext for Context {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => self.mailbox.report(Report::Fatal(reason.to_owned())),
             Some(RDKafkaErrorCode::AllBrokersDown) => {
-                self.mailbox
-                    .report(Report::Reachable(Err(reason.to_owned())));
+                self.mailbox.report(Report::Reachable(Err(reason.to_owned())));
             }
             _ => log(&error.to_string(), reason),
         }
@@ -93,11 +92,7 @@ impl ProducerContext for Context {
                     Some(code) => classify(code, text),
                     None => SinkError::Unknown(text),
                 };
-                self.mailbox.report(Report::Failed {
-                    seq,
-                    error,
-                    parcel: parcel(message),
-                });
+                self.mailbox.report(Report::Failed { seq, error, parcel: parcel(message) });
             }
         }
     }
@@ -105,15 +100,9 @@ impl ProducerContext for Context {
 
 fn parcel(message: &BorrowedMessage<'_>) -> Parcel {
     let mut headers = HeaderList::default();
-    for header in message
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter())
-    {
+    for header in message.headers().into_iter().flat_map(|headers| headers.iter()) {
         // They were text when they went in.
-        let value = header
-            .value
-            .map(|value| std::str::from_utf8(value).unwrap_or_default());
+        let value = header.value.map(|value| std::str::from_utf8(value).unwrap_or_default());
         headers.add(header.key, value);
     }
     Parcel {
@@ -180,18 +169,9 @@ mod tests {
     #[test]
     fn what_is_not_known_is_never_delivered() {
         let class = |code| classify(code, String::new());
-        assert!(matches!(
-            class(RDKafkaErrorCode::Unknown),
-            SinkError::Unknown(_)
-        ));
-        assert!(matches!(
-            class(RDKafkaErrorCode::NoError),
-            SinkError::Unknown(_)
-        ));
-        assert!(matches!(
-            class(RDKafkaErrorCode::InvalidRecord),
-            SinkError::Refused(_)
-        ));
+        assert!(matches!(class(RDKafkaErrorCode::Unknown), SinkError::Unknown(_)));
+        assert!(matches!(class(RDKafkaErrorCode::NoError), SinkError::Unknown(_)));
+        assert!(matches!(class(RDKafkaErrorCode::InvalidRecord), SinkError::Refused(_)));
         assert_eq!(class(RDKafkaErrorCode::PurgeInflight), SinkError::Purged);
     }
 }

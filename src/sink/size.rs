@@ -66,10 +66,7 @@ mod tests {
         };
         // Length, attributes, time, offset, no key, no value, no headers.
         assert_eq!(batch_bytes(&record), 61 + 7);
-        let large = Record {
-            value: Some(&[0; 1000]),
-            ..record
-        };
+        let large = Record { value: Some(&[0; 1000]), ..record };
         // The record's length, and the value's, take a byte more each.
         assert_eq!(batch_bytes(&large), 61 + 7 + 2 + 1000);
     }

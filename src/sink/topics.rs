@@ -56,10 +56,7 @@ impl TopicReader {
         let thread = std::thread::Builder::new()
             .name("outboxd-topics".to_owned())
             .spawn(move || answer_all(&config, &mailbox, &inbox))?;
-        Ok(Self {
-            questions: Some(questions),
-            thread: Some(thread),
-        })
+        Ok(Self { questions: Some(questions), thread: Some(thread) })
     }
 
     /// Asks; the answer comes as a report. Without room for the question the answer is at once
@@ -86,18 +83,15 @@ impl TopicReader {
 
 fn unanswered(question: Question, reason: String) -> Report {
     match question {
-        Question::Topic(name) => Report::Topic {
-            name,
-            result: Err(SinkError::Unavailable(reason)),
-        },
+        Question::Topic(name) => {
+            Report::Topic { name, result: Err(SinkError::Unavailable(reason)) }
+        }
         Question::Reachable => Report::Reachable(Err(reason)),
     }
 }
 
 fn answer_all(config: &ClientConfig, mailbox: &Mailbox, inbox: &Receiver<Question>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     while let Ok(first) = inbox.recv() {
         let client = AdminClient::from_config_and_context(config, Quiet);
         let mut next = Some(first);
@@ -126,16 +120,13 @@ async fn answer(client: &AdminClient<Quiet>, question: Question) -> Report {
 }
 
 async fn look_at(client: &AdminClient<Quiet>, name: &str) -> Result<TopicInfo, SinkError> {
-    let metadata = client
-        .inner()
-        .fetch_metadata(Some(name), ANSWER_TIMEOUT)
-        .map_err(|error| {
-            let code = error.rdkafka_error_code();
-            code.map_or_else(
-                || SinkError::Unknown(error.to_string()),
-                |code| classify(code, error.to_string()),
-            )
-        })?;
+    let metadata = client.inner().fetch_metadata(Some(name), ANSWER_TIMEOUT).map_err(|error| {
+        let code = error.rdkafka_error_code();
+        code.map_or_else(
+            || SinkError::Unknown(error.to_string()),
+            |code| classify(code, error.to_string()),
+        )
+    })?;
     let topic = metadata.topics().iter().find(|topic| topic.name() == name);
     let topic = topic.ok_or(SinkError::TopicMissing)?;
     if let Some(error) = topic.error() {
@@ -146,10 +137,7 @@ async fn look_at(client: &AdminClient<Quiet>, name: &str) -> Result<TopicInfo, S
     if partitions == 0 {
         return Err(SinkError::TopicMissing);
     }
-    Ok(TopicInfo {
-        partitions,
-        max_message_bytes: largest_batch(client, name).await,
-    })
+    Ok(TopicInfo { partitions, max_message_bytes: largest_batch(client, name).await })
 }
 
 /// The topic's `max.message.bytes`, where we are allowed to read it.
@@ -158,10 +146,5 @@ async fn largest_batch(client: &AdminClient<Quiet>, name: &str) -> Option<usize>
     let topic = [ResourceSpecifier::Topic(name)];
     let answer = client.describe_configs(&topic, &options).await.ok()?;
     let resource = answer.into_iter().next()?.ok()?;
-    resource
-        .get("max.message.bytes")?
-        .value
-        .as_ref()?
-        .parse()
-        .ok()
+    resource.get("max.message.bytes")?.value.as_ref()?.parse().ok()
 }

@@ -41,13 +41,11 @@ impl EventQueue {
     pub fn take(&mut self, count: usize, out: &mut EventIds) {
         out.clear();
         for entry in self.events.drain(..count.min(self.events.len())) {
-            out.ends
-                .push(out.ends.last().copied().unwrap_or(0) + entry.id_len as usize);
+            out.ends.push(out.ends.last().copied().unwrap_or(0) + entry.id_len as usize);
             out.xids.push(entry.xid);
         }
         let len = out.ends.last().copied().unwrap_or(0);
-        out.bytes
-            .extend(self.bytes.drain(..len.min(self.bytes.len())));
+        out.bytes.extend(self.bytes.drain(..len.min(self.bytes.len())));
     }
 
     /// The times of the event at `place`, counted from the first.
@@ -94,16 +92,13 @@ impl EventIds {
     /// The ids' bytes, in order.
     fn raw(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts
-            .zip(&self.ends)
-            .map(|(start, end)| self.bytes.get(start..*end).unwrap_or_default())
+        starts.zip(&self.ends).map(|(start, end)| self.bytes.get(start..*end).unwrap_or_default())
     }
 
     /// The ids, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         // They were text when they went in.
-        self.raw()
-            .map(|id| std::str::from_utf8(id).unwrap_or_default())
+        self.raw().map(|id| std::str::from_utf8(id).unwrap_or_default())
     }
 
     /// The transactions' ids without their epoch, in the same order.
@@ -114,11 +109,7 @@ impl EventIds {
     /// The events from `start` to before `end`.
     pub(super) fn slice(&self, start: usize, end: usize) -> EventIds {
         let mut part = EventIds::default();
-        let chosen = self
-            .raw()
-            .zip(&self.xids)
-            .skip(start)
-            .take(end.saturating_sub(start));
+        let chosen = self.raw().zip(&self.xids).skip(start).take(end.saturating_sub(start));
         for (id, xid) in chosen {
             part.bytes.extend_from_slice(id);
             part.ends.push(part.bytes.len());

@@ -80,11 +80,7 @@ impl RelayRow {
         relay_id: &str,
         holder: &str,
     ) -> Result<Option<Self>, Error> {
-        if !client
-            .query_one(LOCK, &[&relay_id])
-            .await?
-            .get::<_, bool>(0)
-        {
+        if !client.query_one(LOCK, &[&relay_id]).await?.get::<_, bool>(0) {
             return Ok(None);
         }
         let row = client
@@ -117,10 +113,7 @@ impl RelayRow {
             },
             identity: system_id
                 .zip(timeline)
-                .map(|(system_id, timeline)| Identity {
-                    system_id,
-                    timeline,
-                }),
+                .map(|(system_id, timeline)| Identity { system_id, timeline }),
             publication: row.get(5),
             sweep: match sweep.as_str() {
                 "none" => Sweep::Never,

@@ -27,11 +27,7 @@ impl Target {
     pub(super) fn new(table: &OutboxTable, id: &LayoutColumn, status: &StatusMap) -> Self {
         let mut sent = Vec::new();
         if let Some((column, label)) = &status.status {
-            sent.push(format!(
-                "{} = {}",
-                quote_ident(&column.name),
-                quote_literal(label)
-            ));
+            sent.push(format!("{} = {}", quote_ident(&column.name), quote_literal(label)));
         }
         if let Some(column) = &status.sent_at {
             let now = match column.kind {
@@ -56,17 +52,11 @@ impl Target {
     }
 
     pub(super) fn for_sweep(&self) -> Self {
-        Self {
-            swept: true,
-            ..self.clone()
-        }
+        Self { swept: true, ..self.clone() }
     }
 
     pub(super) fn renamed(&self, name: TableName) -> Self {
-        Self {
-            name,
-            ..self.clone()
-        }
+        Self { name, ..self.clone() }
     }
 
     /// Whether rows are written at all.
@@ -76,10 +66,7 @@ impl Target {
 
     /// The name still belongs to the OID.
     fn is_same_table(&self) -> String {
-        let (schema, name) = (
-            quote_literal(&self.name.schema),
-            quote_literal(&self.name.name),
-        );
+        let (schema, name) = (quote_literal(&self.name.schema), quote_literal(&self.name.name));
         format!(
             "EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE c.oid = {} AND c.relname = {name} AND n.nspname = {schema})",
@@ -101,13 +88,7 @@ impl Target {
     /// Rows of the ids in `ids` get their status, if `condition` holds. With `skip_locked`, those
     /// that somebody else has locked are left out.
     fn shown(&self, ids: &str, condition: &str, skip_locked: bool) -> String {
-        let Self {
-            name,
-            id,
-            id_type,
-            sent,
-            ..
-        } = self;
+        let Self { name, id, id_type, sent, .. } = self;
         let write = match self.mode {
             Mode::Delete => format!("DELETE FROM {name} o"),
             Mode::Update | Mode::Ledger | Mode::None => format!("UPDATE {name} o SET {sent}"),
@@ -195,10 +176,7 @@ impl Target {
     pub(super) fn write_part(&self) -> String {
         let shown = self.shown("$1::text[]", "true", true);
         let deferred = self.deferred("$1::text[]", "$2::int8[]", "true");
-        format!(
-            "WITH {shown}, {deferred}{} SELECT count(*) FROM deferred",
-            self.noted()
-        )
+        format!("WITH {shown}, {deferred}{} SELECT count(*) FROM deferred", self.noted())
     }
 
     /// Defers a part without trying its rows; the same parameters and result.
@@ -211,9 +189,7 @@ impl Target {
     /// One deferred status, into its row if that can be: `$1` relay, `$2` id. The entry goes when
     /// the row shows it, or when the inserting transaction is visible and the row is not there.
     pub(super) fn catch_up(&self) -> String {
-        let Self {
-            name, id, id_type, ..
-        } = self;
+        let Self { name, id, id_type, .. } = self;
         let is_same_table = self.is_same_table();
         let shown = self.shown("ARRAY[$2::text]", &is_same_table, true);
         format!(

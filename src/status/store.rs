@@ -66,18 +66,10 @@ impl PgStatusStore {
         session: Rc<SqlSession>,
         options: &StoreOptions<'_>,
     ) -> Result<Self, StoreError> {
-        let quarter = u64::try_from(options.deadlock_timeout / 4)
-            .unwrap_or(1)
-            .max(1);
-        session
-            .set_lock_timeout(LOCK_WAIT.min(Duration::from_millis(quarter)))
-            .await?;
+        let quarter = u64::try_from(options.deadlock_timeout / 4).unwrap_or(1).max(1);
+        session.set_lock_timeout(LOCK_WAIT.min(Duration::from_millis(quarter))).await?;
         // A plan that was made while the table was small must not read all of it later.
-        session
-            .client
-            .batch_execute("SET enable_seqscan = off")
-            .await
-            .map_err(Error::from)?;
+        session.client.batch_execute("SET enable_seqscan = off").await.map_err(Error::from)?;
         let target = Target::new(options.table, options.id, options.status);
         let prepared = Prepared::new(&session.client, target).await?;
         Ok(Self {
@@ -124,11 +116,7 @@ impl PgStatusStore {
         let place = Place::new(batch);
         let parameters = place.parameters(&self.relay_id, &self.epoch);
         let move_only = target.move_only();
-        let row = self
-            .client()
-            .query_one(&move_only, &parameters)
-            .await
-            .map_err(Error::from)?;
+        let row = self.client().query_one(&move_only, &parameters).await.map_err(Error::from)?;
         if row.get::<_, i64>(0) == 0 {
             return Err(StoreError::Fenced);
         }
@@ -162,19 +150,13 @@ impl PgStatusStore {
     }
 
     async fn write_part(&self, sql: &str, events: &EventIds) -> Result<u64, Error> {
-        let row = self
-            .client()
-            .query_one(sql, &[events, &wide(events.xids()), &self.relay_id])
-            .await?;
+        let row =
+            self.client().query_one(sql, &[events, &wide(events.xids()), &self.relay_id]).await?;
         Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
     }
 
     async fn execute(&self, sql: &str) -> Result<(), StoreError> {
-        Ok(self
-            .client()
-            .batch_execute(sql)
-            .await
-            .map_err(Error::from)?)
+        Ok(self.client().batch_execute(sql).await.map_err(Error::from)?)
     }
 
     /// The position did not move: because the table has another name now, or because the place is
@@ -196,15 +178,8 @@ impl PgStatusStore {
 
 impl Prepared {
     async fn new(client: &Client, target: Target) -> Result<Self, StoreError> {
-        let settle = client
-            .prepare(&target.settle())
-            .await
-            .map_err(Error::from)?;
-        Ok(Self {
-            target,
-            settle,
-            sweep: OnceCell::new(),
-        })
+        let settle = client.prepare(&target.settle()).await.map_err(Error::from)?;
+        Ok(Self { target, settle, sweep: OnceCell::new() })
     }
 
     /// What settles a run: the target and its one statement.
@@ -218,10 +193,7 @@ impl Prepared {
         }
         if self.sweep.get().is_none() {
             let target = self.target.for_sweep();
-            let settle = client
-                .prepare(&target.settle())
-                .await
-                .map_err(Error::from)?;
+            let settle = client.prepare(&target.settle()).await.map_err(Error::from)?;
             // One run at a time is settled: nobody was faster.
             let _ = self.sweep.set((target, settle));
         }
@@ -255,22 +227,14 @@ impl StatusStore for PgStatusStore {
 
     async fn catch_up(&self) -> Result<u64, StoreError> {
         let prepared = Rc::clone(&self.prepared.borrow());
-        let rows = self
-            .client()
-            .query(DEFERRED, &[&self.relay_id])
-            .await
-            .map_err(Error::from)?;
+        let rows = self.client().query(DEFERRED, &[&self.relay_id]).await.map_err(Error::from)?;
         if !prepared.target.writes_rows() {
             return Ok(0);
         }
         let (sql, mut left) = (prepared.target.catch_up(), 0);
         for row in rows {
             let event_id: String = row.get(0);
-            match self
-                .client()
-                .execute(&sql, &[&self.relay_id, &event_id])
-                .await
-            {
+            match self.client().execute(&sql, &[&self.relay_id, &event_id]).await {
                 Ok(0) => left += 1,
                 Ok(_) => {}
                 Err(error) => match Error::from(error) {
@@ -285,10 +249,7 @@ impl StatusStore for PgStatusStore {
     async fn was_swept(&self, event_id: &str) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT FROM outboxd.ledger \
                    WHERE relay_id = $1 AND event_id = $2 AND swept)";
-        let row = self
-            .client()
-            .query_one(sql, &[&self.relay_id, &event_id])
-            .await;
+        let row = self.client().query_one(sql, &[&self.relay_id, &event_id]).await;
         Ok(row.map_err(Error::from)?.get(0))
     }
 }
@@ -302,15 +263,9 @@ struct Place {
 impl Place {
     fn new(batch: &Batch) -> Self {
         let pair = |position: Position| {
-            (
-                PgLsn::from(position.commit.to_wire()),
-                i64::from(position.index),
-            )
+            (PgLsn::from(position.commit.to_wire()), i64::from(position.index))
         };
-        Self {
-            to: pair(batch.to),
-            from: pair(batch.from),
-        }
+        Self { to: pair(batch.to), from: pair(batch.from) }
     }
 
     fn parameters<'a>(
@@ -318,14 +273,7 @@ impl Place {
         relay_id: &'a String,
         epoch: &'a i64,
     ) -> Vec<&'a (dyn ToSql + Sync)> {
-        vec![
-            &self.to.0,
-            &self.to.1,
-            relay_id,
-            epoch,
-            &self.from.0,
-            &self.from.1,
-        ]
+        vec![&self.to.0, &self.to.1, relay_id, epoch, &self.from.0, &self.from.1]
     }
 }
 
@@ -343,11 +291,9 @@ fn is_a_rows_doing(error: &Error) -> bool {
     match sqlstate.code() {
         // Somebody else has the row: a lock, a deadlock, a statement that waited too long.
         "55P03" | "40P01" | "40001" | "57014" => true,
-        code => ![
-            "08", "0A", "25", "28", "3D", "42", "53", "54", "55", "57", "58", "F0", "XX",
-        ]
-        .iter()
-        .any(|class| code.starts_with(class)),
+        code => !["08", "0A", "25", "28", "3D", "42", "53", "54", "55", "57", "58", "F0", "XX"]
+            .iter()
+            .any(|class| code.starts_with(class)),
     }
 }
 
@@ -363,14 +309,10 @@ mod tests {
                 message: String::new(),
             })
         };
-        for row in [
-            "23514", "23505", "22012", "P0001", "44000", "55P03", "40P01", "MY001",
-        ] {
+        for row in ["23514", "23505", "22012", "P0001", "44000", "55P03", "40P01", "MY001"] {
             assert!(says(row), "{row}");
         }
-        for server in [
-            "42501", "42P01", "57P01", "53100", "25006", "08006", "XX000", "55000",
-        ] {
+        for server in ["42501", "42P01", "57P01", "53100", "25006", "08006", "XX000", "55000"] {
             assert!(!says(server), "{server}");
         }
         assert!(!is_a_rows_doing(&Error::Closed));

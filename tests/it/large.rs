@@ -1,0 +1,107 @@
+//! Large transactions and large rows, with the memory that they take.
+
+use crate::support::database::Database;
+use crate::support::records::Kafka;
+use crate::support::relay::RelayOptions;
+use crate::support::unique;
+use crate::support::wait::{LATER, SOON, eventually};
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test]
+async fn a_million_rows_in_one_transaction_pass_in_bounded_memory() {
+    let database = Database::new("million").await;
+    let kafka = Kafka::shared();
+    let topic = unique("million");
+    kafka.create_topic(&topic, 6, &[]).await;
+    let options = RelayOptions::new(&database, &kafka).set("outbox.status.mode", "ledger");
+    let relay = options.start_ready().await;
+    let write = format!(
+        "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic) \
+         SELECT 'tested', 'k' || n % 5000, 'Tested', jsonb_build_object('n', n), '{topic}' \
+         FROM generate_series(1, 1000000) n ORDER BY n"
+    );
+    database.execute(&write).await;
+
+    // A kill in the middle: what was settled is not sent again, though nothing is confirmed.
+    let settled = "SELECT count(*) FROM outboxd.ledger";
+    eventually("some to be settled", LATER, || async { database.count(settled).await > 200_000 })
+        .await;
+    relay.kill().await;
+    assert!(database.count(settled).await < 1_000_000, "it was too fast to be killed");
+    let commit = database.count("SELECT (position_lsn - '0/0')::int8 FROM outboxd.relay").await;
+    let confirmed = database.confirmed(&database.name).await.unwrap();
+    assert!(confirmed <= commit as u64, "a transaction was confirmed before it was settled whole");
+    let relay = options.start_ready().await;
+    eventually("all to be settled", LATER, || async { database.count(settled).await == 1_000_000 })
+        .await;
+    database.wait_until_confirmed(&database.name).await;
+    let (_, peak) = relay.memory();
+    assert!(peak < 100 * MIB, "{} MiB", peak / MIB);
+
+    let records = kafka.read(&[&topic]);
+    let duplicates = records.len() - 1_000_000;
+    assert!(duplicates <= 10_000, "{duplicates} duplicates");
+    let mut last = std::collections::HashMap::new();
+    for record in &records {
+        let n = record.json()["payload"]["n"].as_i64().unwrap();
+        let last = last.entry(record.key().to_owned()).or_insert((n - 5_000).max(0));
+        assert!(n <= *last + 5_000, "{}: {n} after {last}", record.key());
+        *last = n.max(*last);
+    }
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
+
+#[tokio::test]
+async fn a_row_of_16_mib_arrives_whole_in_bounded_memory() {
+    let database = Database::new("wide").await;
+    let kafka = Kafka::shared();
+    let topic = unique("wide");
+    kafka.create_topic(&topic, 1, &[("max.message.bytes", "40000000")]).await;
+    database.execute("ALTER TABLE outbox DROP CONSTRAINT outbox_payload_size").await;
+    let relay = RelayOptions::new(&database, &kafka).start_ready().await;
+    for key in ["a", "b", "a"] {
+        let sql = format!(
+            "SELECT outboxd.emit('tested', '{key}', 'Tested', \
+                jsonb_build_object('text', repeat(md5('{key}'), 524288)), topic => '{topic}')"
+        );
+        database.execute(&sql).await;
+        database.emit("tested", key, &topic, "{}").await;
+    }
+    let records = kafka.wait_for(&topic, 6).await;
+    let sizes: Vec<_> = records.iter().map(|record| record.value.as_ref().unwrap().len()).collect();
+    assert_eq!(sizes.iter().filter(|size| **size > 16 << 20).count(), 3, "{sizes:?}");
+    eventually("all to be SENT", SOON, || async {
+        database.statuses().await.get("SENT") == Some(&6)
+    })
+    .await;
+    let (now, peak) = relay.memory();
+    assert!(peak < 256 * MIB, "{} MiB at most", peak / MIB);
+    assert!(now < 100 * MIB, "{} MiB stay", now / MIB);
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
+
+/// A row above `outbox.max_row_bytes` is refused by its length alone, with a remedy that helps.
+#[tokio::test]
+async fn a_row_above_the_limit_stops_the_relay_until_the_limit_is_raised() {
+    let database = Database::new("too_wide").await;
+    let kafka = Kafka::shared();
+    let topic = unique("too_wide");
+    kafka.create_topic(&topic, 1, &[]).await;
+    let options = RelayOptions::new(&database, &kafka);
+    let mut relay = options.clone().set("outbox.max_row_bytes", "256KiB").start_ready().await;
+    let large = format!(r#"{{"text": "{}"}}"#, "0123456789abcdef".repeat(30_000));
+    let id = database.emit("tested", "a", &topic, &large).await;
+    assert_eq!(relay.wait().await.code(), Some(78));
+    assert!(relay.has_logged("OBX-3003") && relay.has_logged("outbox.max_row_bytes"));
+    let relay = options.start_ready().await;
+    let records = kafka.wait_for(&topic, 1).await;
+    assert_eq!(records[0].event_id(), id);
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}

@@ -1,0 +1,30 @@
+//! Tests against real services: `dev/test` starts them and says where they are.
+
+#![allow(unreachable_pub, missing_docs, reason = "nothing here is a library")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "a test fails by panicking"
+)]
+
+mod happy_path;
+mod kafka_outage;
+mod keepalive;
+mod large;
+mod negative_control;
+mod postgres_outage;
+mod publication;
+mod records;
+mod resumption;
+mod standby;
+mod statuses;
+mod support;
+mod sweep;
+mod tables;

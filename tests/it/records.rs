@@ -1,0 +1,175 @@
+//! Records: value, key, headers, partition, time.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use outboxd::outbox::Placement;
+
+use crate::support::database::Database;
+use crate::support::records::Kafka;
+use crate::support::relay::RelayOptions;
+use crate::support::unique;
+use crate::support::wait::{SOON, eventually};
+
+#[tokio::test]
+async fn an_envelope_says_everything_that_is_known_of_the_event() {
+    let database = Database::new("envelope").await;
+    let kafka = Kafka::shared();
+    let topic = unique("envelope");
+    kafka.create_topic(&topic, 6, &[]).await;
+    let relay = RelayOptions::new(&database, &kafka).start_ready().await;
+    let row = database
+        .row(
+            "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, headers, topic, \
+                partition_key, tenant_id, schema_version, dedup_key, occurred_at) \
+             VALUES ('order', 'o-1', 'OrderCreated', '{\"b\": 1, \"a\": [1.10, \"ü\", null]}', \
+                '{\"traceparent\": \"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\", \"n\": 7}', \
+                $1, 'p-1', 'acme', 3, 'd-1', '2026-11-21 06:00:00.25+00') RETURNING id::text",
+            &[&topic],
+        )
+        .await;
+    let id: String = row.get(0);
+    let record = kafka.wait_for(&topic, 1).await.remove(0);
+    let expected = format!(
+        r#"{{"event_id":"{id}","event_type":"OrderCreated","topic":"{topic}","schema_version":3,"occurred_at":"2026-11-21T06:00:00.25Z","tenant_id":"acme","aggregate_id":"o-1","aggregate_type":"order","payload":{{"a": [1.10, "ü", null], "b": 1}}}}"#
+    );
+    assert_eq!(std::str::from_utf8(record.value.as_deref().unwrap()).unwrap(), expected);
+    assert_eq!(record.key(), "p-1");
+    assert_eq!(record.partition, Placement::of_key(b"p-1").partition(6), "as Java clients choose");
+    let names: Vec<_> = record.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["event_id", "n", "traceparent"]);
+    assert_eq!(record.event_id(), id);
+    assert_eq!(record.header("n"), Some("7"));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    assert!(
+        (now - record.timestamp).abs() < 60_000,
+        "the time of publishing: {}",
+        record.timestamp
+    );
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
+
+#[tokio::test]
+async fn a_payload_is_the_payload_and_nothing_else() {
+    let database = Database::new("payload").await;
+    let kafka = Kafka::shared();
+    let topic = unique("payload");
+    kafka.create_topic(&topic, 1, &[]).await;
+    let options = RelayOptions::new(&database, &kafka).set("envelope.format", "payload");
+    let relay = options.start_ready().await;
+    let id = database.emit("order", "o-1", &topic, r#"{"b": 1, "a": 2}"#).await;
+    let record = kafka.wait_for(&topic, 1).await.remove(0);
+    assert_eq!(record.value.as_deref(), Some(br#"{"a": 2, "b": 1}"#.as_slice()));
+    assert_eq!(record.key(), "o-1");
+    let headers = record.headers.iter().map(|(name, _)| name.as_str());
+    assert_eq!(headers.collect::<Vec<_>>(), ["event_id", "event_type"]);
+    assert_eq!(record.event_id(), id);
+    assert_eq!(record.header("event_type"), Some("Tested"));
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
+
+/// The position in a header is the one that the stream tells before the rows: where the commit
+/// record starts. It orders events as they were committed.
+#[tokio::test]
+async fn s20_positions_order_events_as_they_were_committed() {
+    let database = Database::new("s20").await;
+    let kafka = Kafka::shared();
+    let topic = unique("s20");
+    kafka.create_topic(&topic, 3, &[]).await;
+    let options = RelayOptions::new(&database, &kafka);
+    let options =
+        options.set("envelope.headers", r#"["event_id", "position", "content_type", "tenant_id"]"#);
+    let relay = options.start_ready().await;
+    for transaction in 0..20 {
+        let sql = format!(
+            "SELECT outboxd.emit('tested', 'k' || n, 'Tested', \
+                jsonb_build_object('order', {transaction} * 10 + n), topic => '{topic}') \
+             FROM generate_series(0, 9) n ORDER BY n"
+        );
+        database.execute(&sql).await;
+    }
+    let records = kafka.wait_for(&topic, 200).await;
+    let mut positions: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let text = record.header("position").unwrap();
+            let (lsn, index) = text.rsplit_once('/').unwrap();
+            let lsn: outboxd::lsn::Lsn = lsn.parse().unwrap();
+            let index: u32 = index.parse().unwrap();
+            (lsn, index, record.json()["payload"]["order"].as_i64().unwrap())
+        })
+        .collect();
+    positions.sort_unstable();
+    let order: Vec<_> = positions.iter().map(|(_, _, order)| *order).collect();
+    assert_eq!(order, (0..200).collect::<Vec<_>>());
+    let names: Vec<_> = records[0].headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["event_id", "position", "content-type"], "a null column is no header");
+    // What is stored is the same position, of the last event.
+    let (lsn, index, _) = positions[199];
+    eventually("the stored position", SOON, || async {
+        let stored = database
+            .row("SELECT format('%s/%s', position_lsn, position_index) FROM outboxd.relay", &[])
+            .await;
+        stored.get::<_, String>(0) == format!("{lsn}/{index}")
+    })
+    .await;
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
+
+/// A row that cannot become an event stops the relay: it is not skipped, and the message names
+/// what is wrong and not what is in the row.
+#[tokio::test]
+async fn a_row_without_a_topic_stops_the_relay_and_loses_nothing() {
+    let database = Database::new("no_topic").await;
+    let kafka = Kafka::shared();
+    let topic = unique("no_topic");
+    kafka.create_topic(&topic, 1, &[]).await;
+    let options = RelayOptions::new(&database, &kafka);
+    let strict = options.clone().set("route.default", "{tenant_id}");
+    let mut relay = strict.start_ready().await;
+    let first = database.emit("tested", "a", &topic, r#"{"n": 1}"#).await;
+    kafka.wait_for(&topic, 1).await;
+    let sql = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload) \
+               VALUES ('tested', 'canary-key', 'Tested', '\"canary-payload\"') RETURNING id::text";
+    let id: String = database.row(sql, &[]).await.get(0);
+    assert_eq!(relay.wait().await.code(), Some(78));
+    assert!(relay.has_logged("OBX-3004") && relay.has_logged(&id));
+    assert!(!relay.has_logged("canary"));
+    // With a route for it, it is published.
+    let relay = options.set("route.default", &topic).start_ready().await;
+    let records = kafka.wait_for(&topic, 2).await;
+    assert_eq!([records[0].event_id(), records[1].event_id()], [first.as_str(), id.as_str()]);
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
+
+#[tokio::test]
+async fn a_scheduled_row_stops_the_relay_rather_than_go_early() {
+    let database = Database::new("scheduled").await;
+    let kafka = Kafka::shared();
+    let topic = unique("scheduled");
+    kafka.create_topic(&topic, 1, &[]).await;
+    let options = RelayOptions::new(&database, &kafka);
+    let mut relay = options.start_ready().await;
+    let due = |time: &str| {
+        format!(
+            "SELECT outboxd.emit('tested', 'k', 'Tested', '{{\"n\": 1}}', topic => '{topic}', \
+                scheduled_at => now() + '{time}')"
+        )
+    };
+    database.execute(&due("-1 hour")).await;
+    kafka.wait_for(&topic, 1).await;
+    database.execute(&due("1 hour")).await;
+    assert_eq!(relay.wait().await.code(), Some(78));
+    assert!(relay.has_logged("OBX-3005"));
+    assert_eq!(kafka.read(&[&topic]).len(), 1);
+    assert_eq!(database.statuses().await.get("PENDING"), Some(&1));
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}

@@ -1,0 +1,169 @@
+//! What a stop, a kill or a crash leaves behind, and how the next run takes it up.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use outboxd::demo::{StopMode, TempPostgres};
+
+use crate::support::checker::{Oracle, verdict};
+use crate::support::database::Database;
+use crate::support::pg_bin;
+use crate::support::records::Kafka;
+use crate::support::stage::Stage;
+use crate::support::wait::{LATER, SOON, eventually, until};
+
+/// What a crash may repeat, as configured in these tests.
+const WINDOW: usize = 2_000;
+
+/// Lets a relay get to a random place in its work.
+async fn let_it_work(database: &Database, dice: &mut fastrand::Rng) {
+    let before = database.count("SELECT count(*) FROM outbox WHERE status = 'SENT'").await;
+    let more = dice.i64(1..2_000);
+    // Writers and kills race: the target may never be reached when the table is drained.
+    let deadline = std::time::Instant::now() + Duration::from_millis(dice.u64(100..1_500));
+    until("some events to be SENT", LATER, || async {
+        let sent = database.count("SELECT count(*) FROM outbox WHERE status = 'SENT'").await;
+        (sent >= before + more || std::time::Instant::now() > deadline).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn twenty_kills_lose_nothing_and_repeat_at_most_the_window_each() {
+    let stage = Stage::new("kills", 300).await;
+    let mut oracle = Oracle::new(&stage.database).await;
+    let options = stage.options().set("kafka.in_flight_events", &WINDOW.to_string());
+    let mut dice = fastrand::Rng::with_seed(1);
+    let writing = stage.workload.start(&stage.database);
+    let topics = stage.workload.topic_names();
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    for _ in 0..20 {
+        let relay = options.start_ready().await;
+        let_it_work(&stage.database, &mut dice).await;
+        relay.kill().await;
+        let confirmed = stage.database.confirmed(&stage.slot()).await.unwrap();
+        let records = stage.kafka.read(&topics);
+        let too_early = oracle.confirmed_too_early(&stage.database, confirmed, &records).await;
+        assert!(too_early.is_empty(), "{} events were confirmed before the ack", too_early.len());
+    }
+    writing.stop().await;
+    let relay = options.start_ready().await;
+    let verdict = stage.check(20 * WINDOW).await;
+    assert!(verdict.delivered > 2_000, "hardly anything was tested: {verdict:?}");
+    assert_eq!(relay.stop().await, 0);
+    oracle.drop(&stage.database).await;
+    stage.clear().await;
+}
+
+#[tokio::test]
+async fn twenty_stops_repeat_nothing() {
+    let stage = Stage::new("stops", 300).await;
+    let options = stage.options();
+    let mut dice = fastrand::Rng::with_seed(2);
+    let writing = stage.workload.start(&stage.database);
+    for _ in 0..20 {
+        let relay = options.start_ready().await;
+        let_it_work(&stage.database, &mut dice).await;
+        assert_eq!(relay.stop().await, 0, "a drained stop says so");
+    }
+    writing.stop().await;
+    let relay = options.start_ready().await;
+    let verdict = stage.check(0).await;
+    assert!(verdict.delivered > 2_000, "hardly anything was tested: {verdict:?}");
+    assert_eq!(relay.stop().await, 0);
+    stage.clear().await;
+}
+
+#[tokio::test]
+async fn a_crash_of_postgresql_is_survived_in_place() {
+    let mut server = TempPostgres::start(&pg_bin(), &[]).unwrap();
+    let mut stage = {
+        let database = Database::new_at(&server.url("postgres"), "crash").await;
+        Stage::at(database, Kafka::shared(), "crash", 100).await
+    };
+    let relay = stage.options().set("kafka.in_flight_events", "2000").start_ready().await;
+    let writing = stage.workload.start(&stage.database);
+    for mode in [StopMode::Immediate, StopMode::Kill, StopMode::Immediate] {
+        let_it_work(&stage.database, &mut fastrand::Rng::with_seed(3)).await;
+        server.stop(mode);
+        eventually("the relay to notice", SOON, || async { relay.get("/readyz").await.0 == 503 })
+            .await;
+        server.start_again().unwrap();
+        stage.database.reconnect().await;
+        relay.wait_for_state("streaming").await;
+    }
+    writing.stop().await;
+    let verdict = stage.check(3 * 2_000).await;
+    assert!(verdict.delivered > 1_000, "hardly anything was tested: {verdict:?}");
+    assert_eq!(relay.stop().await, 0);
+}
+
+/// A PostgreSQL crash sets the slot back to where a checkpoint left it. In modes that leave no
+/// trace in the row, only the stored position tells what was sent, even after a clean stop.
+#[tokio::test]
+async fn s19_a_slot_that_a_crash_set_back_repeats_nothing_in_any_mode() {
+    for mode in ["none", "delete", "ledger", "update"] {
+        let settings = [("checkpoint_timeout", "1h"), ("max_wal_size", "8GB")];
+        let mut server = TempPostgres::start(&pg_bin(), &settings).unwrap();
+        let mut stage = {
+            let database = Database::new_at(&server.url("postgres"), "s19").await;
+            Stage::at(database, Kafka::shared(), "s19", 20).await
+        };
+        let start = if mode == "none" { "stream" } else { "pending" };
+        let options = stage.options().set("outbox.status.mode", mode).set("outbox.start", start);
+        let relay = options.start_ready().await;
+        stage.database.execute("CHECKPOINT").await;
+        let at_checkpoint = stage.database.confirmed(&stage.slot()).await.unwrap();
+        stage.workload.write(&stage.database, 3_000).await;
+        stage.database.wait_until_confirmed(&stage.slot()).await;
+        let before_crash = stage.database.confirmed(&stage.slot()).await.unwrap();
+        assert_eq!(relay.stop().await, 0);
+
+        server.stop(StopMode::Kill);
+        server.start_again().unwrap();
+        stage.database.reconnect().await;
+        let after_crash = stage.database.confirmed(&stage.slot()).await.unwrap();
+        assert!(
+            (at_checkpoint..before_crash).contains(&after_crash),
+            "the crash did not set the slot back: {at_checkpoint} {after_crash} {before_crash}"
+        );
+
+        let relay = options.start_ready().await;
+        stage.workload.write(&stage.database, 100).await;
+        stage.database.wait_until_confirmed(&stage.slot()).await;
+        let verdict = verdict(&stage.database, &stage.kafka, &stage.workload).await;
+        verdict.assert_kept(0);
+        let suppressed = relay.metric("outbox_duplicates_suppressed_total").await;
+        assert!(suppressed >= 3_000.0, "mode {mode}: the stream brought {suppressed} again");
+        assert_eq!(relay.stop().await, 0);
+    }
+}
+
+/// The grace is over before Kafka answers: the relay says that it may repeat something.
+#[tokio::test]
+async fn a_stop_that_could_not_drain_says_so() {
+    use crate::support::broker::Broker;
+    let broker = Broker::start(&[]).await;
+    let database = Database::new("undrained").await;
+    let stage = Stage::at(database, broker.kafka(), "undrained", 5).await;
+    let options = stage.options().set("relay.shutdown_grace", "1s");
+    let mut relay = options.start_ready().await;
+    stage.workload.write(&stage.database, 10).await;
+    stage.check(0).await;
+    broker.freeze();
+    stage.workload.write(&stage.database, 10).await;
+    eventually("events in flight", SOON, || async {
+        relay.status().await["in_flight"]["events"].as_u64() >= Some(10)
+    })
+    .await;
+    relay.signal(Signal::SIGTERM);
+    let code = relay.wait().await.code();
+    assert_eq!(code, Some(69));
+    assert!(relay.has_logged("OBX-5003"), "{}", relay.logged().join("\n"));
+    broker.thaw();
+
+    let relay = options.start_ready().await;
+    stage.check(10).await;
+    assert_eq!(relay.stop().await, 0);
+    stage.clear().await;
+}

@@ -1,0 +1,107 @@
+//! Two relays, one place.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::stage::Stage;
+use crate::support::wait::{SOON, eventually, stays};
+
+#[tokio::test]
+async fn a_second_relay_waits_and_takes_over() {
+    let stage = Stage::new("standby", 100).await;
+    let options = stage.options();
+    let first = options.start_ready().await;
+    let second = options.start();
+    second.wait_for_state("standby").await;
+    assert_eq!(second.get("/readyz").await.0, 200, "a standby is ready: its job is to wait");
+    let writing = stage.workload.start(&stage.database);
+    stays("the second relay", Duration::from_secs(2), || async {
+        second.state().await == "standby"
+    })
+    .await;
+    let began = std::time::Instant::now();
+    first.kill().await;
+    second.wait_for_state("streaming").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+    let third = options.start();
+    third.wait_for_state("standby").await;
+    writing.stop().await;
+    stage.check(10_000).await;
+    assert_eq!(second.stop().await, 0);
+    third.wait_for_state("streaming").await;
+    assert_eq!(third.stop().await, 0);
+    stage.clear().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_to_wait_ends_with_its_own_code() {
+    let stage = Stage::new("no_standby", 10).await;
+    let first = stage.options().start_ready().await;
+    let mut second = stage.options().set("relay.standby", "false").start();
+    assert_eq!(second.wait().await.code(), Some(75));
+    assert!(second.has_logged("OBX-5001"));
+    assert_eq!(first.stop().await, 0);
+    stage.clear().await;
+}
+
+/// A relay that is frozen while its server ends its sessions, and thawed when another has its
+/// place, can write nothing: its lock is gone, and its epoch is an old one.
+#[tokio::test]
+async fn s7_a_zombie_writes_nothing() {
+    let stage = Stage::new("s7", 50).await;
+    let options = stage.options().set("kafka.in_flight_events", "1000");
+    let zombie = options.start_ready().await;
+    let writing = stage.workload.start(&stage.database);
+    eventually("it to work", SOON, || async {
+        stage.database.statuses().await.get("SENT") > Some(&500)
+    })
+    .await;
+    zombie.signal(Signal::SIGSTOP);
+    // What the network or a failover would do to it.
+    let ours = format!("datname = '{}' AND application_name LIKE 'outboxd%'", stage.database.name);
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}");
+    stage.database.execute(&end).await;
+    let successor = options.start_ready().await;
+    eventually("the successor to work", SOON, || async {
+        successor.metric("events_processed_total").await > 200.0
+    })
+    .await;
+    zombie.signal(Signal::SIGCONT);
+    zombie.wait_for_state("standby").await;
+    writing.stop().await;
+    stage.check(2 * 1_000).await;
+    let epoch = stage.database.count("SELECT epoch FROM outboxd.relay").await;
+    assert!(epoch >= 2, "each taker raises the epoch: {epoch}");
+    assert_eq!(successor.stop().await, 0);
+    zombie.wait_for_state("streaming").await;
+    assert_eq!(zombie.stop().await, 0);
+    stage.clear().await;
+}
+
+/// Only the replication connection breaks. The relay keeps its lock, so nobody else can take the
+/// slot, and takes up the stream itself.
+#[tokio::test]
+async fn s7_losing_only_the_stream_keeps_the_place() {
+    let stage = Stage::new("s7_stream", 50).await;
+    let relay = stage.options().set("kafka.in_flight_events", "1000").start_ready().await;
+    let other = stage.options().start();
+    other.wait_for_state("standby").await;
+    let writing = stage.workload.start(&stage.database);
+    for _ in 0..10 {
+        let before = relay.metric("events_processed_total").await;
+        let ours = format!("datname = '{}' AND backend_type = 'walsender'", stage.database.name);
+        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}");
+        stage.database.execute(&end).await;
+        eventually("somebody to go on", SOON, || async {
+            relay.metric("events_processed_total").await > before
+                || other.metric("events_processed_total").await > 0.0
+        })
+        .await;
+    }
+    writing.stop().await;
+    stage.check(11 * 1_000).await;
+    assert_eq!(relay.stop().await, 0);
+    assert_eq!(other.stop().await, 0);
+    stage.clear().await;
+}

@@ -1,0 +1,202 @@
+//! The one checker: holds what is in Kafka and in the table against what was committed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::database::Database;
+use super::records::{Kafka, Record};
+use super::workload::Workload;
+
+/// An event that was committed.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub topic: String,
+    pub key: String,
+    pub seq: i64,
+    pub payload: String,
+}
+
+/// Every event that was committed, by id.
+pub type Truth = HashMap<String, Event>;
+
+/// Reads the truth that a [`Workload`] wrote beside the outbox.
+pub async fn truth(database: &Database) -> Truth {
+    let sql = "SELECT event_id, topic, key, seq, payload FROM truth";
+    let rows = database.sql.query(sql, &[]).await.unwrap();
+    let event = |row: &tokio_postgres::Row| Event {
+        topic: row.get(1),
+        key: row.get(2),
+        seq: row.get(3),
+        payload: row.get(4),
+    };
+    rows.iter().map(|row| (row.get(0), event(row))).collect()
+}
+
+/// What is not as it was promised.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Committed, and not in Kafka.
+    pub lost: Vec<String>,
+    /// In Kafka, and not committed.
+    pub phantoms: Vec<String>,
+    /// First copies that came before those of earlier events of their key.
+    pub overtakers: Vec<String>,
+    /// Keys in more than one partition.
+    pub scattered: Vec<String>,
+    /// Under another topic, key or payload than was written.
+    pub altered: Vec<String>,
+    /// Copies beyond the first.
+    pub duplicates: usize,
+    /// Distinct events in Kafka.
+    pub delivered: usize,
+}
+
+impl Verdict {
+    /// Holds `records`, in the order of offsets, against the truth.
+    pub fn new(truth: &Truth, records: &[Record]) -> Self {
+        let mut verdict = Self::default();
+        let mut seen: HashSet<&str> = HashSet::new();
+        let mut last: HashMap<(&str, &str), i64> = HashMap::new();
+        let mut homes: BTreeMap<(&str, &str), i32> = BTreeMap::new();
+        for record in records {
+            let id = record.event_id();
+            let Some(event) = truth.get(id) else {
+                verdict.phantoms.push(id.to_owned());
+                continue;
+            };
+            let place = (record.topic.as_str(), record.key());
+            let value = std::str::from_utf8(record.value.as_deref().unwrap()).unwrap();
+            let is_same = place == (event.topic.as_str(), event.key.as_str())
+                && value.ends_with(&format!(",\"payload\":{}}}", event.payload));
+            if !is_same {
+                verdict.altered.push(id.to_owned());
+            }
+            if *homes.entry(place).or_insert(record.partition) != record.partition {
+                verdict.scattered.push(record.key().to_owned());
+            }
+            if !seen.insert(id) {
+                verdict.duplicates += 1;
+                continue;
+            }
+            // An aggregate's events are numbered without a gap in the order of commits.
+            let last = last.entry(place).or_insert(0);
+            if event.seq != *last + 1 {
+                let text = format!("{} {}: {} after {last}", event.topic, event.key, event.seq);
+                verdict.overtakers.push(text);
+            }
+            *last = event.seq.max(*last);
+        }
+        verdict.delivered = seen.len();
+        verdict.lost = truth.keys().filter(|id| !seen.contains(id.as_str())).cloned().collect();
+        verdict
+    }
+
+    /// Asserts that every promise was kept.
+    pub fn assert_kept(&self, duplicates_at_most: usize) {
+        let count = |what: &[String]| what.len();
+        let broken = [
+            ("lost", count(&self.lost)),
+            ("phantoms", count(&self.phantoms)),
+            ("overtakers", count(&self.overtakers)),
+            ("scattered keys", count(&self.scattered)),
+            ("altered", count(&self.altered)),
+        ];
+        for (what, number) in broken {
+            assert_eq!(number, 0, "{what}: {}", self.summary());
+        }
+        assert!(
+            self.duplicates <= duplicates_at_most,
+            "{} duplicates, at most {duplicates_at_most} are allowed: {}",
+            self.duplicates,
+            self.summary()
+        );
+    }
+
+    fn summary(&self) -> String {
+        let some = |what: &[String]| what.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        format!(
+            "{} delivered, {} lost ({}), {} phantoms ({}), {} overtakers ({}), {} duplicates",
+            self.delivered,
+            self.lost.len(),
+            some(&self.lost),
+            self.phantoms.len(),
+            some(&self.phantoms),
+            self.overtakers.len(),
+            some(&self.overtakers),
+            self.duplicates
+        )
+    }
+}
+
+/// Waits until every committed event is SENT, then holds Kafka against the truth.
+pub async fn check(
+    database: &Database,
+    kafka: &Kafka,
+    workload: &Workload,
+    duplicates_at_most: usize,
+) -> Verdict {
+    wait_until_all_sent(database).await;
+    let verdict = verdict(database, kafka, workload).await;
+    verdict.assert_kept(duplicates_at_most);
+    verdict
+}
+
+/// Holds Kafka against the truth, as they are now.
+pub async fn verdict(database: &Database, kafka: &Kafka, workload: &Workload) -> Verdict {
+    let truth = truth(database).await;
+    let topics = workload.topic_names();
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    let records = kafka.read(&topics);
+    Verdict::new(&truth, &records)
+}
+
+/// Waits until no committed event of the workload is without its SENT.
+pub async fn wait_until_all_sent(database: &Database) {
+    super::wait::eventually("every event to be SENT", super::wait::LATER, || async {
+        let unsent = "SELECT count(*) FROM truth t LEFT JOIN outbox o ON o.id = t.event_id::uuid \
+                      WHERE o.status IS DISTINCT FROM 'SENT' OR o.sent_at IS NULL";
+        database.count(unsent).await == 0
+    })
+    .await;
+}
+
+/// An independent reader of the same WAL, through PostgreSQL's own test plugin: it knows which
+/// events were committed before an LSN.
+pub struct Oracle {
+    slot: String,
+    committed: HashSet<String>,
+}
+
+impl Oracle {
+    /// Knows of everything that is committed from now on.
+    pub async fn new(database: &Database) -> Self {
+        let slot = format!("{}_oracle", database.name);
+        let sql = "SELECT 1 FROM pg_create_logical_replication_slot($1, 'test_decoding')";
+        database.row(sql, &[&slot]).await;
+        Self { slot, committed: HashSet::new() }
+    }
+
+    /// The events that were committed at or before `lsn` and are not in Kafka.
+    pub async fn confirmed_too_early(
+        &mut self,
+        database: &Database,
+        lsn: u64,
+        records: &[Record],
+    ) -> Vec<String> {
+        let lsn = format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF);
+        let sql = "SELECT data FROM pg_logical_slot_get_changes($1, $2::text::pg_lsn, NULL)";
+        let rows = database.sql.query(sql, &[&self.slot, &lsn]).await.unwrap();
+        for row in &rows {
+            let data: String = row.get(0);
+            if let Some(rest) = data.strip_prefix("table public.truth: INSERT: event_id[text]:'") {
+                self.committed.insert(rest[..36].to_owned());
+            }
+        }
+        let delivered: HashSet<_> = records.iter().map(Record::event_id).collect();
+        let missing = self.committed.iter().filter(|id| !delivered.contains(id.as_str()));
+        missing.cloned().collect()
+    }
+
+    pub async fn drop(self, database: &Database) {
+        database.row("SELECT 1 FROM pg_drop_replication_slot($1)", &[&self.slot]).await;
+    }
+}

@@ -1,0 +1,156 @@
+//! What is in Kafka, read by an independent consumer from the first to the last record.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::setting;
+
+/// A record as a consumer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub value: Option<Vec<u8>>,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+}
+
+impl Record {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(other, _)| other == name)?;
+        found.1.as_deref().map(|value| std::str::from_utf8(value).unwrap())
+    }
+
+    pub fn event_id(&self) -> &str {
+        self.header("event_id").expect("every record carries its event's id")
+    }
+
+    pub fn key(&self) -> &str {
+        std::str::from_utf8(self.key.as_deref().unwrap()).unwrap()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(self.value.as_deref().unwrap()).unwrap()
+    }
+}
+
+/// A Kafka cluster, to look at.
+#[derive(Clone)]
+pub struct Kafka {
+    pub servers: String,
+}
+
+impl Kafka {
+    /// The shared one.
+    pub fn shared() -> Self {
+        Self { servers: setting("KAFKA_BOOTSTRAP_SERVERS") }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.servers);
+        config
+    }
+
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.config().create().unwrap()
+    }
+
+    /// Creates a topic and waits until everybody knows it.
+    pub async fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        let created = self.admin().create_topics([&topic], &options).await.unwrap();
+        created.into_iter().next().unwrap().unwrap();
+        super::wait::eventually("the topic to be there", super::wait::SOON, || async {
+            self.partitions(name) == usize::try_from(partitions).unwrap()
+        })
+        .await;
+    }
+
+    fn partitions(&self, topic: &str) -> usize {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10));
+        metadata
+            .ok()
+            .and_then(|found| found.topics().first().map(|t| t.partitions().len()))
+            .unwrap_or(0)
+    }
+
+    /// Every record of these topics, in the order of offsets within each partition.
+    pub fn read(&self, topics: &[&str]) -> Vec<Record> {
+        let mut config = self.config();
+        config.set("group.id", "checker").set("enable.auto.commit", "false");
+        config.set("fetch.wait.max.ms", "10").set("enable.partition.eof", "false");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut assignment = TopicPartitionList::new();
+        let mut left: BTreeMap<(String, i32), i64> = BTreeMap::new();
+        for topic in topics {
+            for partition in 0..i32::try_from(self.partitions(topic)).unwrap() {
+                let (low, high) = consumer
+                    .fetch_watermarks(topic, partition, Duration::from_secs(10))
+                    .unwrap_or_else(|error| panic!("{topic}/{partition}: {error}"));
+                if high > low {
+                    assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+                    left.insert(((*topic).to_owned(), partition), high - 1);
+                }
+            }
+        }
+        consumer.assign(&assignment).unwrap();
+        let mut records = Vec::new();
+        let deadline = std::time::Instant::now() + super::wait::LATER;
+        while !left.is_empty() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{} partitions cannot be read",
+                left.len()
+            );
+            let Some(message) = consumer.poll(Duration::from_millis(200)) else {
+                continue;
+            };
+            let message = message.unwrap();
+            let place = (message.topic().to_owned(), message.partition());
+            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            records.push(Record {
+                topic: place.0.clone(),
+                partition: place.1,
+                offset: message.offset(),
+                key: message.key().map(<[u8]>::to_vec),
+                headers: headers
+                    .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                    .collect(),
+                value: message.payload().map(<[u8]>::to_vec),
+                timestamp: message.timestamp().to_millis().unwrap_or(0),
+            });
+            if left.get(&place).is_some_and(|last| message.offset() >= *last) {
+                left.remove(&place);
+            }
+        }
+        records.sort_by(|a, b| {
+            (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset))
+        });
+        records
+    }
+
+    /// Waits until a topic has so many records, and gives them.
+    pub async fn wait_for(&self, topic: &str, count: usize) -> Vec<Record> {
+        super::wait::until(format!("{count} records in {topic}"), super::wait::SOON, || async {
+            let records = self.read(&[topic]);
+            (records.len() >= count).then_some(records)
+        })
+        .await
+    }
+}

@@ -1,0 +1,247 @@
+//! The relay under test: the real binary, in a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::database::Database;
+use super::records::Kafka;
+use super::wait::{SOON, eventually, until};
+
+/// How to start a relay.
+#[derive(Clone)]
+pub struct RelayOptions {
+    environment: Vec<(String, String)>,
+    file: Option<String>,
+}
+
+impl RelayOptions {
+    /// A relay of this database's outbox. Slot and relay id are the database's name.
+    pub fn new(database: &Database, kafka: &Kafka) -> Self {
+        let mut options = Self { environment: Vec::new(), file: None };
+        options = options.set("postgres.url", &database.url);
+        options = options.set("postgres.slot", &database.name);
+        options = options.set("kafka.bootstrap_servers", &kafka.servers);
+        options = options.set("admin.listen", "127.0.0.1:0");
+        options.set("relay.reconnect_max", "500ms").set("log.format", "json")
+    }
+
+    /// Sets a key of the configuration.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        let name = format!("OUTBOXD__{}", key.to_uppercase().replace('.', "__"));
+        self.environment.retain(|(other, _)| *other != name);
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// Reads a file, too.
+    pub fn file(mut self, path: &str) -> Self {
+        self.file = Some(path.to_owned());
+        self
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+        command.args(self.file.iter().flat_map(|path| ["--config", path]));
+        command.args(arguments).env_clear().envs(self.environment.iter().cloned());
+        // No outboxd.toml of whoever runs the tests.
+        command.current_dir(std::env::temp_dir());
+        command
+    }
+
+    /// Runs a command to its end: exit code, what it printed, what it complained about.
+    pub fn command_output(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.command(arguments).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
+    /// Starts a relay.
+    pub fn start(&self) -> Relay {
+        let mut command = self.command(&["run"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if std::env::var_os("OUTBOXD_TEST_LOG").is_some() {
+                    println!("{line}");
+                }
+                written.lock().unwrap().push(line);
+            }
+        });
+        Relay { child, log }
+    }
+
+    /// Starts a relay and waits until it can do its job.
+    pub async fn start_ready(&self) -> Relay {
+        let mut relay = self.start();
+        relay.wait_until_ready().await;
+        relay
+    }
+}
+
+/// A relay that runs, or did.
+pub struct Relay {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Relay {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Everything that it has logged so far.
+    pub fn logged(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    pub async fn wait_until_logged(&self, text: &str) {
+        let what = format!("{text:?} in the log");
+        eventually(what, SOON, || async { self.has_logged(text) }).await;
+    }
+
+    /// Where its admin pages are.
+    pub async fn admin(&self) -> String {
+        until("the admin listener", SOON, || async {
+            let log = self.log.lock().unwrap();
+            let line = log.iter().find(|line| line.contains("admin listener"))?;
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some(line.get("address")?.as_str()?.to_owned())
+        })
+        .await
+    }
+
+    /// A page of the admin listener: its code and text.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let address = self.admin().await;
+        http_get(&address, path, &[("host", &address)]).await.unwrap_or((0, String::new()))
+    }
+
+    pub async fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.get("/api/v1/status").await.1).unwrap_or_default()
+    }
+
+    pub async fn state(&self) -> String {
+        self.status().await["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub async fn wait_for_state(&self, state: &str) {
+        eventually(format!("state {state}"), SOON, || async { self.state().await == state }).await;
+    }
+
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        line.unwrap_or(0.0)
+    }
+
+    pub async fn wait_until_ready(&mut self) {
+        let deadline = std::time::Instant::now() + SOON;
+        while self.get("/readyz").await.0 != 200 {
+            let ended = self.child.try_wait().unwrap();
+            let is_late = std::time::Instant::now() > deadline;
+            if ended.is_some() || is_late {
+                panic!("the relay is not ready ({ended:?}):\n{}", self.logged().join("\n"));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Memory of the process in bytes: now, and the most it ever had.
+    pub fn memory(&self) -> (u64, u64) {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let kilobytes = |name: &str| -> u64 {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (kilobytes("VmRSS:") * 1024, kilobytes("VmHWM:") * 1024)
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&mut self) -> ExitStatus {
+        let child = Mutex::new(&mut self.child);
+        until("the relay to end", Duration::from_secs(60), || async {
+            child.lock().unwrap().try_wait().unwrap()
+        })
+        .await
+    }
+
+    /// Tells it to stop and waits for that. Gives its exit code.
+    pub async fn stop(mut self) -> i32 {
+        self.signal(Signal::SIGTERM);
+        self.wait().await.code().unwrap_or(-1)
+    }
+
+    /// Ends it without a word.
+    pub async fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait().await;
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // What has ended cannot be ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log.lock().unwrap();
+            let from = log.len().saturating_sub(40);
+            println!("--- the relay's last words\n{}", log[from..].join("\n"));
+        }
+    }
+}
+
+/// One HTTP request; nothing if nobody answers.
+pub async fn http_get(
+    address: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Option<(u16, String)> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let mut request = format!("GET {path} HTTP/1.1\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.ok()?;
+    let code = response.split_whitespace().nth(1)?.parse().ok()?;
+    let (head, body) = response.split_once("\r\n\r\n")?;
+    if head.to_lowercase().contains("transfer-encoding: chunked") {
+        return Some((code, unchunk(body)));
+    }
+    Some((code, body.to_owned()))
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        if size == 0 || rest.len() < size {
+            break;
+        }
+        text.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    text
+}

@@ -1,0 +1,153 @@
+//! A workload that knows what it wrote: concurrent writers with rollbacks and savepoints, and a
+//! table of the truth beside the outbox, written in the same transactions.
+//!
+//! An aggregate's row lock serialises its writers, so its `seq` follows the order of commits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use super::database::{Database, try_connect};
+
+/// What to write.
+#[derive(Clone)]
+pub struct Workload {
+    /// Topics `{prefix}0` to `{prefix}{topics-1}`; an aggregate has one of them.
+    pub prefix: String,
+    pub topics: u64,
+    /// Aggregates, and so keys.
+    pub keys: u64,
+    pub writers: u64,
+    /// Whether events are written into the outbox with a status other than pending, too.
+    pub drafts: bool,
+}
+
+/// Tables beside the outbox.
+const TABLES: &str = "\
+    CREATE TABLE aggregate (id text PRIMARY KEY, topic text NOT NULL, seq bigint NOT NULL DEFAULT 0); \
+    CREATE TABLE truth (event_id text PRIMARY KEY, topic text NOT NULL, key text NOT NULL, \
+                        seq bigint NOT NULL, payload text NOT NULL)";
+
+/// Writes `$2` events of aggregate `$1`.
+const WRITE: &str = "\
+    WITH moved AS (UPDATE aggregate SET seq = seq + $2 WHERE id = $1 RETURNING id, topic, seq), \
+    written AS (INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic) \
+        SELECT 'tested', m.id, 'Tested', \
+               jsonb_build_object('seq', m.seq - $2 + n, 'text', repeat('x', 100)), m.topic \
+        FROM moved m, generate_series(1, $2) n ORDER BY n \
+        RETURNING id::text, topic, aggregate_id, (payload->>'seq')::bigint AS seq, payload::text) \
+    INSERT INTO truth SELECT * FROM written";
+
+impl Workload {
+    pub fn topic_names(&self) -> Vec<String> {
+        (0..self.topics).map(|topic| format!("{}{topic}", self.prefix)).collect()
+    }
+
+    /// Makes the tables.
+    pub async fn prepare(&self, database: &Database) {
+        database.execute(TABLES).await;
+        let sql = format!(
+            "INSERT INTO aggregate (id, topic) \
+             SELECT 'key-' || k, '{}' || k % {} FROM generate_series(0, {} - 1) k",
+            self.prefix, self.topics, self.keys
+        );
+        database.execute(&sql).await;
+    }
+
+    /// Writes until about `events` are committed.
+    pub async fn write(&self, database: &Database, events: u64) {
+        let left = Arc::new(AtomicU64::new(events));
+        let mut writers = JoinSet::new();
+        for writer in 0..self.writers {
+            let (this, left) = (self.clone(), Arc::clone(&left));
+            let mut sql = database.connect().await;
+            writers.spawn(async move {
+                let mut dice = fastrand::Rng::with_seed(writer);
+                while left.load(Ordering::Relaxed) > 0 {
+                    let count = this.transaction(&mut sql, &mut dice).await.unwrap();
+                    let take = |left: u64| Some(left.saturating_sub(count));
+                    let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+                }
+            });
+        }
+        while let Some(ended) = writers.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    /// Writes until it is told to stop, also while the server comes and goes.
+    pub fn start(&self, database: &Database) -> Writing {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = JoinSet::new();
+        for writer in 0..self.writers {
+            let (this, stop) = (self.clone(), Arc::clone(&stop));
+            let url = database.url.clone();
+            writers.spawn(async move {
+                let mut dice = fastrand::Rng::with_seed(100 + writer);
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok(mut sql) = try_connect(&url).await else {
+                        tokio::task::yield_now().await;
+                        continue;
+                    };
+                    // A transaction whose commit was cut off is there or not; the truth knows.
+                    while !stop.load(Ordering::Relaxed)
+                        && this.transaction(&mut sql, &mut dice).await.is_ok()
+                    {}
+                }
+            });
+        }
+        Writing { stop, writers }
+    }
+
+    /// One transaction; gives how many events it committed.
+    async fn transaction(
+        &self,
+        sql: &mut Client,
+        dice: &mut fastrand::Rng,
+    ) -> Result<u64, tokio_postgres::Error> {
+        let mut transaction = sql.transaction().await?;
+        let mut count = 0;
+        // In order, so that writers do not deadlock.
+        let mut keys: Vec<_> = (0..dice.u64(1..4)).map(|_| dice.u64(..self.keys)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
+            let (key, events) = (format!("key-{key}"), dice.i64(1..12));
+            if dice.u8(..20) == 0 {
+                let savepoint = transaction.savepoint("undone").await?;
+                savepoint.execute(WRITE, &[&key, &events]).await?;
+                savepoint.rollback().await?;
+            } else {
+                count += transaction.execute(WRITE, &[&key, &events]).await?;
+            }
+        }
+        if self.drafts {
+            let draft = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, status, sent_at) \
+                         VALUES ('tested', 'draft', 'Draft', '{}', 'SENT', now())";
+            transaction.execute(draft, &[]).await?;
+        }
+        if dice.u8(..10) == 0 {
+            transaction.rollback().await?;
+            return Ok(0);
+        }
+        transaction.commit().await?;
+        Ok(count)
+    }
+}
+
+/// Writers that write until they are told to stop.
+pub struct Writing {
+    stop: Arc<AtomicBool>,
+    writers: JoinSet<()>,
+}
+
+impl Writing {
+    pub async fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.writers.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
