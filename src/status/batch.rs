@@ -44,8 +44,13 @@ impl EventQueue {
             out.ends.push(out.ends.last().copied().unwrap_or(0) + entry.id_len as usize);
             out.xids.push(entry.xid);
         }
-        let len = out.ends.last().copied().unwrap_or(0);
-        out.bytes.extend(self.bytes.drain(..len.min(self.bytes.len())));
+        let len = out.ends.last().copied().unwrap_or(0).min(self.bytes.len());
+        // By slices: byte by byte it would show in a profile.
+        let (front, back) = self.bytes.as_slices();
+        let from_front = len.min(front.len());
+        out.bytes.extend_from_slice(front.get(..from_front).unwrap_or_default());
+        out.bytes.extend_from_slice(back.get(..len - from_front).unwrap_or_default());
+        self.bytes.drain(..len);
     }
 
     /// The times of the event at `place`, counted from the first.

@@ -81,6 +81,11 @@ impl Kafka {
         .await;
     }
 
+    #[allow(dead_code, reason = "the benchmark asks")]
+    pub fn exists(&self, topic: &str) -> bool {
+        self.partitions(topic) > 0
+    }
+
     fn partitions(&self, topic: &str) -> usize {
         let consumer: BaseConsumer = self.config().create().unwrap();
         let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10));

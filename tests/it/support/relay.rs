@@ -174,6 +174,24 @@ impl Relay {
         (kilobytes("VmRSS:") * 1024, kilobytes("VmHWM:") * 1024)
     }
 
+    /// Time on a processor so far, of all its threads.
+    #[allow(dead_code, reason = "the benchmark asks")]
+    pub fn cpu(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let fields: Vec<u64> = text
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse().unwrap())
+            .collect();
+        // Linux counts in hundredths of a second.
+        Duration::from_millis((fields[0] + fields[1]) * 10)
+    }
+
     /// Waits for its end.
     pub async fn wait(&mut self) -> ExitStatus {
         let child = Mutex::new(&mut self.child);
