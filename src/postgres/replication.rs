@@ -190,16 +190,17 @@ impl ReplicationConnection {
         timeout(limit, self.query(sql)).await.unwrap_or(Err(Error::Timeout { limit }))
     }
 
-    /// Asks the server who it is.
+    /// Asks the server who it is, and up to where its WAL is flushed.
     ///
     /// # Errors
     /// The connection broke, or the answer is not one.
-    pub async fn identify(&mut self) -> Result<Identity, Error> {
+    pub async fn identify(&mut self) -> Result<(Identity, Lsn), Error> {
         let rows = self.command("IDENTIFY_SYSTEM").await?;
         let identity = rows.first().and_then(|row| match row.as_slice() {
-            [Some(system_id), Some(timeline), ..] => {
+            [Some(system_id), Some(timeline), Some(flushed), ..] => {
                 let timeline = timeline.parse().ok()?;
-                Some(Identity { system_id: system_id.clone(), timeline })
+                let identity = Identity { system_id: system_id.clone(), timeline };
+                Some((identity, flushed.parse().ok()?))
             }
             _ => None,
         });

@@ -25,7 +25,9 @@ pub(super) struct Flow<S, T> {
     pub(super) settler: Settler<T>,
     meters: Meters,
     totals: Totals,
-    shown_at: Option<Instant>,
+    shown: Option<(Instant, State)>,
+    /// Whether something has happened since that is not shown yet.
+    is_stale: bool,
     /// One event at a time is timed from its reading to its acknowledgement.
     timed: Option<(Seq, Instant)>,
 }
@@ -55,7 +57,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             settler: Settler::new(store, settle, position, meters.clone(), now),
             meters,
             totals: Totals::default(),
-            shown_at: None,
+            shown: None,
+            is_stale: false,
             timed: None,
         }
     }
@@ -113,7 +116,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         if self.publisher.has_reports() {
             return Woken::Reported;
         }
-        let dues = [self.publisher.next_due(), self.settler.next_due()];
+        let show = self.shown.filter(|_| self.is_stale).map(|(at, _)| at + SHOW_EVERY);
+        let dues = [self.publisher.next_due(), self.settler.next_due(), show];
         let due = dues.into_iter().flatten().min();
         let clock = async {
             match due {
@@ -149,10 +153,12 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     /// Brings the board up to date, now and then. `state` is what the reader would show if
     /// nothing waited.
     pub(super) fn show(&mut self, board: &mut Board, state: State, now: Instant) {
-        if self.shown_at.is_some_and(|shown| now < shown + SHOW_EVERY) {
+        if self.shown.is_some_and(|(at, shown)| now < at + SHOW_EVERY && state == shown) {
+            self.is_stale = true;
             return;
         }
-        self.shown_at = Some(now);
+        self.shown = Some((now, state));
+        self.is_stale = false;
         let before = std::mem::take(&mut self.totals);
         self.meters.events_added.increment(before.read);
         board.totals.read += before.read;

@@ -17,7 +17,7 @@ use super::finding::Severity;
 use super::flow::Flow;
 use super::monitor::{Sight, Watched, watch_over};
 use super::preflight::{Outbox, preflight, synchronous_standby};
-use super::session::{End, Session};
+use super::session::{Before, End, Session};
 use super::sweep::{Sweep, SweepPlan, Swept};
 use super::{RelayConfig, STANDBY_WAIT, Start, fenced};
 use crate::failure::{Code, Failure};
@@ -128,7 +128,7 @@ impl Place {
         }
         let mut set_up =
             SetUp { place: &self, config, control: &control, connection, outbox: &outbox };
-        let identity = set_up.check_identity().await?;
+        let (identity, flushed) = set_up.check_identity().await?;
         set_up.check_publication(found.publication.as_ref(), has_slot).await?;
 
         let mut flow = self.open_flow(config, &outbox, meters).await?;
@@ -161,7 +161,8 @@ impl Place {
             status.checks.slot = true;
         });
         let capture = Capture::new(outbox.events, table, self.row.position);
-        let session = Session::new(stream, capture, flow, swept_until, meters.clone());
+        let before = Before { swept_until, flushed };
+        let session = Session::new(stream, capture, flow, before, meters.clone());
         let trouble = trouble(&self.writer, sights.clone());
         Ok(session.run(board, stop, trouble, Some(sights)).await)
     }
@@ -203,9 +204,10 @@ struct SetUp<'a> {
 
 impl SetUp<'_> {
     /// The position belongs to one server and time line, and to no other.
-    async fn check_identity(&mut self) -> Result<Identity, Fate> {
+    async fn check_identity(&mut self) -> Result<(Identity, Lsn), Fate> {
         let identity = self.connection.identify().await;
-        let identity = identity.map_err(|error| of_postgres(&error, "identify the server"))?;
+        let (identity, flushed) =
+            identity.map_err(|error| of_postgres(&error, "identify the server"))?;
         match &self.place.row.identity {
             Some(known) if *known != identity => {
                 let text = format!(
@@ -215,7 +217,7 @@ impl SetUp<'_> {
                 );
                 Err(Fate::Halt(Failure::new(Code::IdentityChanged, text)))
             }
-            _ => Ok(identity),
+            _ => Ok((identity, flushed)),
         }
     }
 

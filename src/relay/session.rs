@@ -41,12 +41,18 @@ pub(super) struct Session<W, S, T> {
     capture: Capture,
     flow: Flow<S, T>,
     confirmer: Confirmer,
-    /// Before this commit, the stream can bring events that a sweep has published.
-    swept_until: Lsn,
+    before: Before,
     meters: Meters,
-    /// Whether the stream has caught up with the server once.
-    is_caught_up: bool,
     is_draining: bool,
+}
+
+/// What was there before the stream. Each is [`Lsn::INVALID`] once the stream is past it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    /// Before this commit, the stream can bring events that a sweep has published.
+    pub(super) swept_until: Lsn,
+    /// Up to here the server had flushed its WAL. What comes after it is new.
+    pub(super) flushed: Lsn,
 }
 
 /// Messages between two looks at what else there is to do.
@@ -57,20 +63,11 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         stream: W,
         capture: Capture,
         flow: Flow<S, T>,
-        swept_until: Lsn,
+        before: Before,
         meters: Meters,
     ) -> Self {
         let confirmer = Confirmer::new(stream.sender_timeout(), Instant::now());
-        Self {
-            stream,
-            capture,
-            flow,
-            confirmer,
-            swept_until,
-            meters,
-            is_caught_up: false,
-            is_draining: false,
-        }
+        Self { stream, capture, flow, confirmer, before, meters, is_draining: false }
     }
 
     /// Runs until it is told to stop, or `trouble` comes.
@@ -139,7 +136,8 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             let now = Instant::now();
             self.flow.advance(now, self.is_draining)?;
             more = !self.is_draining && self.read(now).await?;
-            let state = if self.is_caught_up { State::Streaming } else { State::CatchingUp };
+            let is_behind = self.before.flushed.is_valid();
+            let state = if is_behind { State::CatchingUp } else { State::Streaming };
             self.flow.show(board, state, now);
             if more && self.confirmer.due(self.flow.publisher.window.watermark()) <= now {
                 self.feed_back().await?;
@@ -166,11 +164,10 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                     }
                     if !capture.in_transaction() {
                         flow.publisher.window.fence(wal_end);
-                        self.is_caught_up = true;
                         self.passed(wal_end);
                     }
                 }
-                Some(WalMessage::Data(data)) if self.swept_until.is_valid() => {
+                Some(WalMessage::Data(data)) if self.before.swept_until.is_valid() => {
                     let data = data.to_vec();
                     let captured = self.take_unless_swept(&data, wall, now).await?;
                     self.note(captured);
@@ -191,9 +188,9 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         wall: i64,
         now: Instant,
     ) -> Result<Captured, Fate> {
-        let Self { capture, flow, swept_until, .. } = self;
+        let Self { capture, flow, before, .. } = self;
         if let Some(id) = capture.peek_id(data)?
-            && capture.open_commit() < *swept_until
+            && capture.open_commit() < before.swept_until
             && flow.settler.store().was_swept(&id).await.map_err(|error| of_store(&error))?
         {
             capture.take(data, wall, |_| Ok::<_, Fate>(()))?;
@@ -218,10 +215,12 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         }
     }
 
-    /// The stream is past `lsn`: from there on no sweep has published anything.
+    /// The stream is past `lsn`.
     fn passed(&mut self, lsn: Lsn) {
-        if lsn >= self.swept_until {
-            self.swept_until = Lsn::INVALID;
+        for before in [&mut self.before.swept_until, &mut self.before.flushed] {
+            if lsn >= *before {
+                *before = Lsn::INVALID;
+            }
         }
     }
 

@@ -67,3 +67,26 @@ async fn nothing_is_confirmed_while_its_transaction_is_open() {
     let slot = database.name.clone();
     database.drop(&slot).await;
 }
+
+/// What is shown does not wait for the next event or the next feedback.
+#[tokio::test]
+async fn what_is_shown_follows_at_once() {
+    let database = Database::new("shown").await;
+    let kafka = Kafka::shared();
+    let topic = crate::support::unique("shown");
+    kafka.create_topic(&topic, 1, &[]).await;
+    let relay = RelayOptions::new(&database, &kafka).start_ready().await;
+    // Feedback goes out every ten seconds: by itself it would not be soon enough.
+    let at_once = Duration::from_secs(4);
+    eventually("streaming", at_once, || async { relay.state().await == "streaming" }).await;
+    database.emit("tested", "key", &topic, "{}").await;
+    kafka.wait_for(&topic, 1).await;
+    eventually("an empty window", at_once, || async {
+        let status = relay.status().await;
+        status["in_flight"]["events"] == 0 && status["position"] != "0/0/0"
+    })
+    .await;
+    assert_eq!(relay.stop().await, 0);
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
