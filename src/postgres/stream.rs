@@ -24,7 +24,7 @@ const GATHER_BYTES: usize = 32 * 1024;
 /// How long it may gather.
 const GATHER_TIME: Duration = Duration::from_millis(1);
 /// Messages in a millisecond from which on rows count as arriving fast.
-const FAST_MESSAGES_PER_MS: u32 = 20;
+const FAST_MESSAGES_PER_MS: u32 = 40;
 /// A feedback message that is not taken within this means that the server is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 

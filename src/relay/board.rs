@@ -277,7 +277,10 @@ impl Board {
         if elapsed < SAMPLE_TIME {
             return;
         }
-        let per_second = |now: u64, before: u64| float(now - before) / elapsed.as_secs_f64();
+        let per_second = |now: u64, before: u64| {
+            // In tenths: nobody reads more.
+            (float(now - before) / elapsed.as_secs_f64() * 10.0).round() / 10.0
+        };
         let rates = Rates {
             read: per_second(self.totals.read, before.read),
             published: per_second(self.totals.published, before.published),

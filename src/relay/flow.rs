@@ -176,7 +176,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             status.in_flight.bytes = window.bytes();
             status.held.retry = window.refused();
             status.blocked_keys = window.blocked_keys();
-            status.lag_seconds = lag;
+            status.lag_seconds = (lag * 1e3).round() / 1e3;
             status.position = self.settler.position().to_string();
             status.checks.producer = self.publisher.is_reachable();
             status.checks.status_writer = true;
