@@ -1,5 +1,5 @@
 -- The outbox: services insert one row per event, in the transaction that makes it true.
--- docs/WRITING of the project: keep ids unique for ever, and never update a row that is pending.
+-- Keep ids unique for ever, and insert a row as it is to be published: a later update of it is not.
 --
 -- The table and its schema can have other names (outbox.table). Columns may be added; outboxd
 -- ignores what it does not map.

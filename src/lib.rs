@@ -1,4 +1,31 @@
-//! stub
+//! outboxd: a relay that brings transactional-outbox events from PostgreSQL's WAL to Kafka, in
+//! commit order, and writes back what became of each.
+//!
+//! The modules in the order of an event's path. Each layer knows only those above it.
+//!
+//! | Layer | Module | What it is |
+//! |---|---|---|
+//! | words | [`lsn`] | positions in the WAL; an event's place in the order of commits |
+//! | | [`failure`] | codes, and what people are told |
+//! | | `metrics` | every metric, named once |
+//! | | `shutdown` | being told to stop |
+//! | pure | [`pgoutput`] | replication messages: bytes in, transactions out |
+//! | | `outbox` | rows become envelopes: column and status maps, routing, formats |
+//! | | [`ack`] | what is open, what may go, what may be settled, what may be confirmed |
+//! | | [`retry`] | when to try again |
+//! | edges | `postgres` | the replication stream, SQL, the catalog, slot and publication |
+//! | | `sink` | Kafka, behind the trait `Sink` |
+//! | | `status` | statuses and the stored position, behind the trait `StatusStore` |
+//! | verbs | `relay` | captures, publishes, settles, confirms: the session and its loop |
+//! | shell | `config` | file, environment and flags become what the modules need |
+//! | | `migrations` | the SQL files, with the configured names |
+//! | | `admin` | health, metrics and status over HTTP |
+//! | | `cli` | the command line |
+//! | | `demo` | the whole thing on one machine |
+//!
+//! Without the feature `relay` only the modules that are linked above are there. The path of one
+//! event, file by file, is in `docs/ARCHITECTURE.md`, the words in `docs/GLOSSARY.md`.
+
 pub mod ack;
 #[cfg(feature = "relay")]
 pub mod admin;

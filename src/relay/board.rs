@@ -147,13 +147,13 @@ pub struct Rates {
 pub struct Checks {
     /// The stream is followed.
     pub stream: bool,
-    /// Kafka answers, and takes what it is sent.
+    /// Kafka answers, as far as is known.
     pub producer: bool,
-    /// Statuses can be written.
+    /// Statuses can be written: a session that cannot write them ends.
     pub status_writer: bool,
-    /// The publication is the one that it was.
+    /// The publication is the one that it was: the session ends when it is not.
     pub publication: bool,
-    /// The slot is there and safe.
+    /// The slot is there: the session ends when it is not.
     pub slot: bool,
 }
 

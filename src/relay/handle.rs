@@ -24,14 +24,15 @@ pub struct Relay {
     thread: JoinHandle<()>,
 }
 
-/// Shows that the relay's loop turns.
+/// Shows that the relay's thread turns: a task beside the loop beats, unless something holds the
+/// thread up.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     began: Instant,
     beats_at: Arc<AtomicU64>,
 }
 
-/// The loop beats this often.
+/// It beats this often.
 const BEAT: Duration = Duration::from_millis(500);
 
 impl Pulse {
@@ -44,7 +45,7 @@ impl Pulse {
         self.beats_at.store(millis, Ordering::Relaxed);
     }
 
-    /// How long ago the loop last turned.
+    /// How long ago it last beat.
     pub fn age(&self) -> Duration {
         let beat = Duration::from_millis(self.beats_at.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(beat)

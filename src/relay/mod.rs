@@ -1,9 +1,9 @@
 //! The relay: captures committed rows, publishes them, settles each, and confirms the LSN.
 //!
 //! In reading order: [`run`] connects a session, runs it, and decides by its end what comes next;
-//! `place` takes the relay's place; `preflight` checks, `create` makes what is missing; `sweep` publishes what is older than the
-//! slot; `session` is the loop; `capture`, `publish`, `settle` and `confirm` are its verbs, and
-//! `disposition` says what every error means.
+//! `place` takes the relay's place; `preflight` checks, `create` makes what is missing; `sweep`
+//! publishes what is older than the slot; `session` is the loop; `capture`, `publish`, `settle` and
+//! `confirm` are its verbs, and `disposition` says what every error means.
 
 mod board;
 mod capture;

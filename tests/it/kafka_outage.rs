@@ -164,8 +164,8 @@ fn payload(n: usize, size: usize) -> String {
     format!(r#"{{"n": {n}, "pad": "{}"}}"#, "x".repeat(size))
 }
 
-/// The first event on a partition that this producer has never written to is refused by the
-/// broker; seven of the same key come right behind it. With pipelining they would pass it.
+/// The first event on a partition that this producer has never written to is refused; seven of the
+/// same key come right behind it. With pipelining they would pass it.
 #[tokio::test]
 async fn s2_nothing_passes_a_refused_event_on_a_new_producers_first_batch() {
     let broker = Broker::start(&[]).await;
@@ -196,8 +196,9 @@ async fn s2_nothing_passes_a_refused_event_on_a_new_producers_first_batch() {
     }
 }
 
-/// One event too large for the topic and seven small ones of its key, in one transaction. Nobody
-/// has looked at the topic yet, and who looks afterwards may see the old limit.
+/// One event too large for the topic and seven small ones of its key, in one transaction. A relay
+/// that has not looked at the topic yet sees the new limit and refuses the event itself; one that
+/// has leaves that to the broker.
 async fn poison_then_seven(database: &Database, kafka: &Kafka, topic: &str, key: &str) {
     limit(kafka, topic, "20000").await;
     let mut sql = String::from("BEGIN;");

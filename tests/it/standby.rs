@@ -79,8 +79,8 @@ async fn s7_a_zombie_writes_nothing() {
     stage.clear().await;
 }
 
-/// Only the replication connection breaks. The relay keeps its lock, so nobody else can take the
-/// slot, and takes up the stream itself.
+/// Only the replication connection breaks. The session ends with all that belongs to it, the lock
+/// too; whoever takes the place next takes up the stream, and nobody writes without it.
 #[tokio::test]
 async fn s7_losing_only_the_stream_keeps_the_place() {
     let stage = Stage::new("s7_stream", 50).await;

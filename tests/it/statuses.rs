@@ -246,7 +246,7 @@ async fn s10_an_invisible_row_is_not_taken_for_a_deleted_one() {
     let relay = small.options().start_ready().await;
     small.emit("warm", 0).await;
     small.wait_for_sent(1).await;
-    // From now on commits wait for a standby that does not exist; the relay's own do not have to.
+    // From now on commits wait for a standby that does not exist, the relay's own, too.
     small.database.execute("ALTER SYSTEM SET synchronous_standby_names = 'nosuch'").await;
     let local = "ALTER ROLE postgres SET synchronous_commit = on";
     small.database.execute(local).await;
