@@ -68,7 +68,8 @@ CREATE TABLE IF NOT EXISTS outboxd.ledger (
     swept     boolean     NOT NULL DEFAULT false,
     PRIMARY KEY (relay_id, event_id)
 );
-CREATE INDEX IF NOT EXISTS ledger_unwritten ON outboxd.ledger (relay_id, at) WHERE unwritten;
+CREATE INDEX IF NOT EXISTS ledger_unwritten ON outboxd.ledger (relay_id, at, event_id) WHERE unwritten;
+CREATE INDEX IF NOT EXISTS ledger_swept ON outboxd.ledger (relay_id, event_id) WHERE swept;
 
 -- What operators did.
 CREATE TABLE IF NOT EXISTS outboxd.audit (

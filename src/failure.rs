@@ -259,7 +259,9 @@ impl Code {
             }
             Code::ProducerFatal => "nothing: the relay has replaced its producer",
             Code::KafkaConfig => "correct kafka.properties",
-            Code::Fenced => "nothing, if another relay took over; this one stands by",
+            Code::Fenced => {
+                "nothing, if another relay took over; with relay.standby = true this one waits for its turn"
+            }
             Code::StatusWrite => {
                 "see the reason; until statuses can be written nothing is confirmed, and nothing is lost"
             }

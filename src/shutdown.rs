@@ -1,6 +1,7 @@
 //! Being told to stop: first in order, by a deadline; then at once.
 
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 /// Whether to stop, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,5 +23,29 @@ impl Stop {
             Stop::By(deadline) => Instant::now() >= deadline,
             Stop::Now => true,
         }
+    }
+}
+
+/// Waits until the relay is told to stop; once it drains, until the grace is over.
+pub async fn stopped(stop: &mut watch::Receiver<Stop>, is_draining: bool) -> Stop {
+    let asked = if is_draining {
+        *stop.borrow()
+    } else {
+        // Without anybody left who could ask, nobody asks.
+        match stop.wait_for(|stop| *stop != Stop::No).await {
+            Ok(stop) => return *stop,
+            Err(_) => return std::future::pending().await,
+        }
+    };
+    match asked {
+        Stop::By(deadline) => {
+            let now = stop.wait_for(|stop| *stop == Stop::Now);
+            match timeout_at(deadline, now).await {
+                Ok(Err(_)) => std::future::pending().await,
+                _ => Stop::Now,
+            }
+        }
+        Stop::Now => Stop::Now,
+        Stop::No => std::future::pending().await,
     }
 }

@@ -43,8 +43,8 @@ impl Hasher for AlreadyHashed {
 #[derive(Debug, Default)]
 struct Queue {
     in_flight: u32,
-    /// Events that Kafka refused: nothing enters the lane before they are through.
-    refused: u32,
+    /// Events that have to be sent again: nothing enters the lane before they are through.
+    blocking: u32,
     /// First and last of the waiting events.
     waiting: Option<(Seq, Seq)>,
 }
@@ -60,7 +60,7 @@ impl Gate {
     pub(super) fn enter(&mut self, lane: Lane, seq: Seq) -> bool {
         let queue = self.lanes.entry(lane).or_default();
         match &mut queue.waiting {
-            None if queue.refused == 0 && queue.in_flight < self.room => {
+            None if queue.blocking == 0 && queue.in_flight < self.room => {
                 queue.in_flight += 1;
                 return true;
             }
@@ -73,22 +73,22 @@ impl Gate {
         false
     }
 
-    /// An event of the lane was refused: it stays where it is, and nothing else enters.
-    pub(super) fn refuse(&mut self, lane: Lane) {
+    /// An event of the lane did not arrive: it stays where it is, and nothing else enters.
+    pub(super) fn block(&mut self, lane: Lane) {
         if let Some(queue) = self.lanes.get_mut(&lane) {
-            queue.refused += 1;
+            queue.blocking += 1;
         }
     }
 
-    /// An event of the lane is through, after it `was_refused` or not. Adds to `go` those that
+    /// An event of the lane is through, after it `was_blocking` or not. Adds to `go` those that
     /// may go now.
-    pub(super) fn leave(&mut self, lane: Lane, was_refused: bool, go: &mut Vec<Seq>) {
+    pub(super) fn leave(&mut self, lane: Lane, was_blocking: bool, go: &mut Vec<Seq>) {
         let Some(queue) = self.lanes.get_mut(&lane) else {
             return;
         };
         queue.in_flight = queue.in_flight.saturating_sub(1);
-        queue.refused = queue.refused.saturating_sub(u32::from(was_refused));
-        while queue.refused == 0 && queue.in_flight < self.room {
+        queue.blocking = queue.blocking.saturating_sub(u32::from(was_blocking));
+        while queue.blocking == 0 && queue.in_flight < self.room {
             let Some((first, last)) = queue.waiting else {
                 break;
             };
@@ -101,9 +101,9 @@ impl Gate {
         }
     }
 
-    /// Lanes with a refused event.
+    /// Lanes with an event that has to be sent again.
     pub(super) fn blocked(&self) -> usize {
-        self.lanes.values().filter(|queue| queue.refused > 0).count()
+        self.lanes.values().filter(|queue| queue.blocking > 0).count()
     }
 
     #[cfg(test)]
@@ -116,9 +116,9 @@ impl Gate {
 mod tests {
     use super::*;
 
-    fn leave(gate: &mut Gate, lane: Lane, was_refused: bool) -> Vec<Seq> {
+    fn leave(gate: &mut Gate, lane: Lane, was_blocking: bool) -> Vec<Seq> {
         let mut go = Vec::new();
-        gate.leave(lane, was_refused, &mut go);
+        gate.leave(lane, was_blocking, &mut go);
         go
     }
 
@@ -142,7 +142,7 @@ mod tests {
         assert!(gate.enter(Lane(1), 0));
         assert!(gate.enter(Lane(1), 1));
         assert!(!gate.enter(Lane(1), 2));
-        gate.refuse(Lane(1));
+        gate.block(Lane(1));
         assert!(leave(&mut gate, Lane(1), false).is_empty(), "a refused one is before them");
         assert!(!gate.enter(Lane(1), 3));
         assert_eq!(leave(&mut gate, Lane(1), true), [2, 3], "it is through: both have room");
@@ -152,7 +152,7 @@ mod tests {
     fn a_refused_event_blocks_its_lane_alone() {
         let mut gate = Gate::new(1, 8);
         assert!(gate.enter(Lane(1), 0));
-        gate.refuse(Lane(1));
+        gate.block(Lane(1));
         assert_eq!(gate.blocked(), 1);
         assert!(!gate.enter(Lane(1), 1));
         assert!(gate.enter(Lane(2), 2));

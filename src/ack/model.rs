@@ -218,7 +218,11 @@ impl World {
             relay.window.ack(seq, &mut go);
             relay.wire.extend(go);
         } else {
-            relay.window.refuse(seq);
+            if self.rng.bool() {
+                relay.window.refuse(seq);
+            } else {
+                relay.window.hold_back(seq);
+            }
             relay.refused.push(seq);
         }
     }

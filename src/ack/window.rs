@@ -43,6 +43,8 @@ pub struct Window {
 struct Slot {
     lane: Option<Lane>,
     bytes: u32,
+    /// Whether nothing enters the lane before it is through.
+    blocks: bool,
     refused: bool,
 }
 
@@ -69,7 +71,7 @@ impl Window {
     /// Takes on an event, before it enters any queue. Without a `lane` it has no order to keep.
     pub fn admit(&mut self, position: Position, lane: Option<Lane>, bytes: u32) -> Admitted {
         let seq = self.tracker.track(position);
-        self.slots.set(seq, Slot { lane, bytes, refused: false });
+        self.slots.set(seq, Slot { lane, bytes, blocks: false, refused: false });
         self.bytes += u64::from(bytes);
         self.unacked += 1;
         let goes = lane.is_none_or(|lane| self.gate.enter(lane, seq));
@@ -88,22 +90,32 @@ impl Window {
         self.unacked -= 1;
         self.refused -= u64::from(slot.refused);
         if let Some(lane) = slot.lane {
-            self.gate.leave(lane, slot.refused, go);
+            self.gate.leave(lane, slot.blocks, go);
         }
     }
 
-    /// Kafka refused the event. It stays open, nothing of its key passes it, and it is the
-    /// caller's to send again.
+    /// The event did not arrive, for no reason of its own. It stays open, nothing more of its key
+    /// goes before it, and it is the caller's to send again.
+    pub fn hold_back(&mut self, seq: Seq) {
+        let slot = self.slots.get(seq);
+        if !self.tracker.is_outstanding(seq) || slot.blocks {
+            return;
+        }
+        self.slots.set(seq, Slot { blocks: true, ..slot });
+        if let Some(lane) = slot.lane {
+            self.gate.block(lane);
+        }
+    }
+
+    /// Kafka refused the event for what it is. It is held back, and counted.
     pub fn refuse(&mut self, seq: Seq) {
+        self.hold_back(seq);
         let slot = self.slots.get(seq);
         if !self.tracker.is_outstanding(seq) || slot.refused {
             return;
         }
         self.slots.set(seq, Slot { refused: true, ..slot });
         self.refused += 1;
-        if let Some(lane) = slot.lane {
-            self.gate.refuse(lane);
-        }
     }
 
     /// The run of at most `limit` events that may be settled now.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::complain;
 use crate::admin::{self, Pages};
@@ -143,6 +146,14 @@ fn init_log(config: LogConfig) {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .with_target(config.level > tracing::Level::INFO);
+    // At debug the driver would print the parameters of every statement.
+    let filter = Targets::new()
+        .with_default(config.level)
+        .with_target("tokio_postgres", config.level.min(tracing::Level::INFO));
     // Whoever set a logger before, in a test, keeps it.
-    let _ = if as_text { log.try_init() } else { log.json().flatten_event(true).try_init() };
+    let _ = if as_text {
+        log.finish().with(filter).try_init()
+    } else {
+        log.json().flatten_event(true).finish().with(filter).try_init()
+    };
 }

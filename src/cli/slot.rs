@@ -1,5 +1,6 @@
 //! `outboxd slot show|create|drop`.
 
+use std::future::pending;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
@@ -96,9 +97,10 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
     let connection =
         ReplicationConnection::open(&config.server, &session.address, config.max_row_bytes);
     let mut connection = connection.await.map_err(|error| doing(&error))?;
-    let created = create_slot(&session.client, &mut connection, &config.slot).await;
-    let created = created.map_err(|fate| fate.failure().clone())?;
-    println!("created slot \"{}\" at {}", config.slot, created.consistent_point);
+    let created = create_slot(&session.client, &mut connection, &config.slot, pending()).await;
+    if let Some(created) = created.map_err(|fate| fate.failure().clone())? {
+        println!("created slot \"{}\" at {}", config.slot, created.consistent_point);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

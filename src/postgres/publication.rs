@@ -15,6 +15,8 @@ pub struct Publication {
     pub via_root: bool,
     /// Whether the table is in it.
     pub contains_table: bool,
+    /// Whether it leaves out rows of the table by a condition.
+    pub filters_rows: bool,
     /// Whether other tables are, too.
     pub contains_others: bool,
     /// What changes whenever the publication or the table's membership was changed or made anew,
@@ -40,6 +42,9 @@ impl Publication {
                             WHERE o.pubname = p.pubname \
                               AND (o.schemaname, o.tablename) IS DISTINCT FROM (n.nspname, c.relname) \
                               AND c.relkind <> 'p'), \
+                        EXISTS (SELECT FROM pg_publication_rel r \
+                                WHERE r.prpubid = p.oid AND r.prrelid = $2 \
+                                  AND to_jsonb(r) ->> 'prqual' IS NOT NULL), \
                         concat(p.oid, ':', p.xmin, ' ', \
                                (SELECT string_agg(concat(r.oid, ':', r.xmin), ',' ORDER BY r.oid) \
                                 FROM pg_publication_rel r \
@@ -62,7 +67,8 @@ impl Publication {
             via_root: row.get(2),
             contains_table: row.get(3),
             contains_others: row.get(4),
-            fingerprint: row.get(5),
+            filters_rows: row.get(5),
+            fingerprint: row.get(6),
         }))
     }
 

@@ -124,7 +124,7 @@ impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
             Some(pid) => write!(f, "session {pid} ({}), for {} s", self.what, self.seconds),
-            None => write!(f, "prepared transaction {} , for {} s", self.what, self.seconds),
+            None => write!(f, "prepared transaction {}, for {} s", self.what, self.seconds),
         }
     }
 }

@@ -188,6 +188,8 @@ pub struct Board {
     meters: Meters,
     /// Over all sessions.
     pub(super) totals: Totals,
+    /// Whether Kafka can have events that no session has settled since.
+    pub(super) in_doubt: bool,
     sampled: (Instant, Totals),
 }
 
@@ -215,6 +217,7 @@ impl Board {
             shown: watch::Sender::new(status),
             meters,
             totals: Totals::default(),
+            in_doubt: false,
             sampled: (Instant::now(), Totals::default()),
         }
     }
@@ -227,6 +230,12 @@ impl Board {
     /// What is shown now.
     pub fn status(&self) -> Status {
         self.shown.borrow().clone()
+    }
+
+    /// Another relay has the place: what was in doubt is for it to publish and settle.
+    pub(super) fn stand_by(&mut self) {
+        self.in_doubt = false;
+        self.show_state(State::Standby, None);
     }
 
     /// Shows a new state, with the failure that goes with it.
@@ -245,6 +254,17 @@ impl Board {
             if matches!(state, State::Starting | State::Standby | State::Halted) {
                 status.checks = Checks::default();
                 status.in_flight = InFlight::default();
+                status.held = Held::default();
+                status.blocked_keys = 0;
+                for gauge in [
+                    &self.meters.new_count,
+                    &self.meters.queue_depth,
+                    &self.meters.failed_count,
+                    &self.meters.blocked_keys,
+                    &self.meters.blocked_oldest_age,
+                ] {
+                    gauge.set(0.0);
+                }
             }
         });
     }

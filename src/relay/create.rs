@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -39,7 +39,8 @@ pub(super) async fn create_publication(
 /// A new slot has to wait for every transaction that is open. Longer than this is told.
 const SLOT_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Creates the slot and exports its snapshot; names what keeps it from being created.
+/// Creates the slot and exports its snapshot; names what keeps it from being created. Gives nothing
+/// if it was `stopped` before.
 ///
 /// # Errors
 /// It takes longer than a deadline, or we may not.
@@ -47,23 +48,29 @@ pub async fn create_slot(
     client: &Client,
     connection: &mut ReplicationConnection,
     slot: &str,
-) -> Result<CreatedSlot, Fate> {
+    stopped: impl Future<Output = ()>,
+) -> Result<Option<CreatedSlot>, Fate> {
     let pid = connection.backend_pid;
     let mut created = std::pin::pin!(connection.create_slot(slot));
-    match timeout(SLOT_DEADLINE, created.as_mut()).await {
-        Ok(Ok(created)) => {
+    let is_stopped = tokio::select! {
+        biased;
+        created = created.as_mut() => {
+            let created = created.map_err(|error| of_postgres(&error, "create the slot"))?;
             tracing::info!(slot, consistent_point = %created.consistent_point, "created the slot");
-            return Ok(created);
+            return Ok(Some(created));
         }
-        Ok(Err(error)) => return Err(of_postgres(&error, "create the slot")),
-        Err(_) => {}
-    }
+        () = stopped => true,
+        () = sleep(SLOT_DEADLINE) => false,
+    };
     let open = blockers(client).await.map_err(|error| of_postgres(&error, "create the slot"))?;
     // Without this the server would go on waiting, and leave a slot behind that nobody reads.
     let cancel = client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await;
     cancel.map_err(|error| of_postgres(&error.into(), "create the slot"))?;
     if let Ok(Ok(created)) = timeout(SLOT_DEADLINE, created).await {
-        return Ok(created);
+        return Ok(Some(created));
+    }
+    if is_stopped {
+        return Ok(None);
     }
     let named: Vec<_> = open.iter().map(ToString::to_string).collect();
     let named = if named.is_empty() { "none that we can see".to_owned() } else { named.join("; ") };

@@ -86,10 +86,20 @@ pub(super) fn of_store(error: &StoreError) -> Fate {
         StoreError::Fenced => Fate::StandBy(Failure::new(Code::Fenced, error.to_string())),
         StoreError::TableGone => Fate::Halt(Failure::new(Code::TableMissing, error.to_string())),
         StoreError::Postgres(error) => match of_postgres(error, "write statuses") {
-            Fate::Halt(failure) if failure.code == Code::PostgresRefused => {
+            // What these mean to a stream, they do not mean here.
+            Fate::Halt(failure)
+                if matches!(
+                    failure.code,
+                    Code::PostgresRefused
+                        | Code::SlotLost
+                        | Code::PublicationLost
+                        | Code::SchemaMissing
+                ) =>
+            {
                 Fate::Halt(Failure { code: Code::StatusWrite, ..failure })
             }
-            fate @ (Fate::Reconnect(_) | Fate::StandBy(_) | Fate::Halt(_)) => fate,
+            Fate::StandBy(failure) => Fate::Halt(Failure { code: Code::StatusWrite, ..failure }),
+            fate @ (Fate::Reconnect(_) | Fate::Halt(_)) => fate,
         },
     }
 }
@@ -159,6 +169,15 @@ mod tests {
         ] {
             let fate = of_postgres(&server(code), "x");
             assert!(matches!(&fate, Fate::Halt(failure) if failure.code == expected), "{fate:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_is_refused_is_no_lost_slot() {
+        for code in ["55000", "42704", "55006", "42P01", "XX000"] {
+            let fate = of_store(&StoreError::Postgres(server(code)));
+            let is_status = |failure: &Failure| failure.code == Code::StatusWrite;
+            assert!(matches!(&fate, Fate::Halt(failure) if is_status(failure)), "{code}: {fate:?}");
         }
     }
 

@@ -130,6 +130,7 @@ pub async fn run(
         let end = Box::pin(place::session(config, board, stop.clone(), meters)).await;
         let fate = match end {
             End::Stopped { drained } => {
+                let drained = drained && !board.in_doubt;
                 remember(config, "stopped", None).await;
                 return Outcome::Stopped { drained };
             }
@@ -144,12 +145,15 @@ pub async fn run(
                 remember(config, "halted", Some(&failure)).await;
                 return Outcome::Halted(failure);
             }
-            Fate::StandBy(failure) if !config.standby => return Outcome::Fenced(failure),
+            // After a failure, whoever reads the slot can be our own last session: it is waited for.
+            Fate::StandBy(failure) if !config.standby && failures == 0 => {
+                return Outcome::Fenced(Failure { code: Code::Fenced, ..failure });
+            }
             Fate::StandBy(failure) => {
                 if said.as_ref() != Some(&failure) {
                     tracing::info!(code = %failure.code, reason = failure.message, "standing by");
                 }
-                board.show_state(State::Standby, None);
+                board.stand_by();
                 said = Some(failure);
                 STANDBY_WAIT
             }
@@ -173,7 +177,8 @@ pub async fn run(
         tokio::select! {
             () = sleep(wait) => {}
             _ = stop.wait_for(|stop| *stop != Stop::No) => {
-                return Outcome::Stopped { drained: true };
+                remember(config, "stopped", None).await;
+                return Outcome::Stopped { drained: !board.in_doubt };
             }
         }
     }

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::disposition::{Fate, of_postgres};
 use super::preflight::synchronous_standby;
 use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
 use crate::postgres::{Error, Publication, Slot, SqlSession, names_standby};
+use crate::status::RelayRow;
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -21,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What it looks at.
 #[derive(Debug, Clone)]
 pub(super) struct Watched {
+    pub(super) relay_id: String,
+    /// Whether the ledger is where verdicts stay.
+    pub(super) keeps_verdicts: bool,
     pub(super) slot: String,
     pub(super) publication: String,
     pub(super) fingerprint: String,
@@ -81,19 +87,10 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
     let client = &session.client;
     let slot = Slot::load(client, &watched.slot).await?;
     let publication = Publication::load(client, &watched.publication, watched.table).await?;
-    let row = client
-        .query_one(
-            "SELECT current_setting('synchronous_standby_names'), \
-                    (SELECT sum(pg_total_relation_size(relid))::int8 \
-                     FROM pg_partition_tree($1::oid::regclass)), \
-                    pg_total_relation_size($1::oid::regclass)",
-            &[&watched.table],
-        )
-        .await?;
-    let (standbys, tree, table): (String, Option<i64>, Option<i64>) =
-        (row.get(0), row.get(1), row.get(2));
-    #[expect(clippy::cast_precision_loss, reason = "a size for a gauge")]
-    meters.table_bytes.set(tree.unwrap_or(0).max(table.unwrap_or(0)) as f64);
+    let sql = "SELECT current_setting('synchronous_standby_names')";
+    let standbys: String = client.query_one(sql, &[]).await?.get(0);
+    measure_table(client, watched.table, meters).await?;
+    RelayRow::forget_swept(client, &watched.relay_id, watched.keeps_verdicts).await?;
     let halt = |code, text: String| Some(Fate::Halt(Failure::new(code, text)));
     let lost = slot.as_ref().is_some_and(Slot::is_lost);
     let trouble = if names_standby(&standbys, &watched.application_name) {
@@ -112,4 +109,19 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
         None
     };
     Ok(Sight { slot, trouble })
+}
+
+/// How large the table is. Whoever has it locked is not waited for: the figure can be old.
+async fn measure_table(client: &Client, table: u32, meters: &Meters) -> Result<(), Error> {
+    let sql = "SELECT coalesce(sum(pg_total_relation_size(t.relid)), 0)::int8 \
+               FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) \
+                     UNION SELECT $1::oid::regclass) t";
+    let bytes: i64 = match client.query_one(sql, &[&table]).await.map_err(Error::from) {
+        Ok(row) => row.get(0),
+        Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a size for a gauge")]
+    meters.table_bytes.set(bytes as f64);
+    Ok(())
 }

@@ -24,6 +24,7 @@ use crate::failure::{Code, Failure};
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
 use crate::outbox::columns::Field;
+use crate::outbox::status::Mode;
 use crate::postgres::{
     Error, Identity, Publication, ReplicationConnection, ServerFacts, SqlSession,
 };
@@ -41,7 +42,9 @@ pub(super) async fn session(
     let mut asked = stop.clone();
     let place = tokio::select! {
         biased;
-        _ = asked.wait_for(|stop| *stop != Stop::No) => return End::Stopped { drained: true },
+        _ = asked.wait_for(|stop| *stop != Stop::No) => {
+            return End::Stopped { drained: true };
+        }
         place = Place::take(config, board) => place,
     };
     let place = match place {
@@ -91,7 +94,7 @@ impl Place {
             if !config.standby {
                 return Err(Fate::StandBy(fenced(config)));
             }
-            board.show_state(State::Standby, None);
+            board.stand_by();
             sleep(STANDBY_WAIT).await;
         }
     }
@@ -129,16 +132,20 @@ impl Place {
         let mut set_up =
             SetUp { place: &self, config, control: &control, connection, outbox: &outbox };
         let (identity, flushed) = set_up.check_identity().await?;
-        set_up.check_publication(found.publication.as_ref(), has_slot).await?;
+        let fingerprint = set_up.check_publication(found.publication, has_slot).await?;
 
         let mut flow = self.open_flow(config, &outbox, meters).await?;
-        let Some(swept_until) =
-            set_up.slot_and_sweep(has_slot, &mut flow, board, &mut stop).await?
-        else {
-            flow.publisher.sink.close().await;
-            return Ok(End::Stopped { drained: true });
+        let swept = set_up.slot_and_sweep(has_slot, &mut flow, board, &mut stop).await;
+        board.in_doubt |= !flow.is_empty();
+        let swept_until = match swept? {
+            Swept::Done(until) => until,
+            Swept::Stopped => {
+                let drained = flow.is_empty();
+                flow.publisher.sink.close().await;
+                return Ok(End::Stopped { drained });
+            }
         };
-        let fingerprint = set_up.remember(&identity).await?;
+        set_up.remember(&identity, &fingerprint).await?;
         let connection = set_up.connection;
         let stream = connection.start(&config.slot, &config.publication).await;
         let stream = stream.map_err(|error| of_postgres(&error, "start to stream"))?;
@@ -146,6 +153,8 @@ impl Place {
 
         let table = outbox.table.oid;
         let watched = Watched {
+            relay_id: config.id.clone(),
+            keeps_verdicts: outbox.status.mode == Mode::Ledger,
             slot: config.slot.clone(),
             publication: config.publication.clone(),
             fingerprint,
@@ -222,33 +231,44 @@ impl SetUp<'_> {
     }
 
     /// The publication is there before the slot, and is the one that the slot was first read with.
+    /// Gives its fingerprint.
     async fn check_publication(
         &self,
-        publication: Option<&Publication>,
+        publication: Option<Publication>,
         has_slot: bool,
-    ) -> Result<(), Fate> {
+    ) -> Result<String, Fate> {
         let name = &self.config.publication;
         let known = self.place.row.publication.as_ref();
         match publication {
-            None => create_publication(&self.control.client, name, &self.outbox.table.name).await,
+            None => {
+                create_publication(&self.control.client, name, &self.outbox.table.name).await?;
+                self.fingerprint().await
+            }
             Some(found) if has_slot && known.is_some_and(|known| *known != found.fingerprint) => {
                 let text =
                     format!("publication \"{name}\" was dropped or changed since the last run");
                 Err(Fate::Halt(Failure::new(Code::PublicationLost, text)))
             }
-            Some(_) => Ok(()),
+            Some(found) => Ok(found.fingerprint),
         }
     }
 
-    /// Creates the slot if need be, and publishes what is older than it. Gives up to where the
-    /// stream may repeat what was swept; nothing if it was told to stop.
+    /// The publication's fingerprint now; nothing where it is gone.
+    async fn fingerprint(&self) -> Result<String, Fate> {
+        let (name, table) = (&self.config.publication, self.outbox.table.oid);
+        let found = Publication::load(&self.control.client, name, table).await;
+        let found = found.map_err(|error| of_postgres(&error, "read the publication"))?;
+        Ok(found.map(|found| found.fingerprint).unwrap_or_default())
+    }
+
+    /// Creates the slot if need be, and publishes what is older than it.
     async fn slot_and_sweep(
         &mut self,
         has_slot: bool,
         flow: &mut Flow<KafkaSink, PgStatusStore>,
         board: &mut Board,
         stop: &mut watch::Receiver<Stop>,
-    ) -> Result<Option<Lsn>, Fate> {
+    ) -> Result<Swept, Fate> {
         let row = &self.place.row;
         if !has_slot && row.identity.is_some() {
             let text = format!(
@@ -265,19 +285,17 @@ impl SetUp<'_> {
             None
         } else {
             let client = &self.control.client;
-            let created = create_slot(client, &mut self.connection, &self.config.slot);
-            let created = tokio::select! {
-                biased;
-                created = created => created?,
-                _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(None),
-            };
-            Some(created.snapshot)
+            let stopped = async { drop(stop.wait_for(|stop| *stop != Stop::No).await) };
+            match create_slot(client, &mut self.connection, &self.config.slot, stopped).await? {
+                Some(created) => Some(created.snapshot),
+                None => return Ok(Swept::Stopped),
+            }
         };
         if !sweeps {
             if row.sweep != SweepState::Complete {
                 self.remember_sweep(SweepState::Complete, Lsn::INVALID).await?;
             }
-            return Ok(Some(row.sweep_until));
+            return Ok(Swept::Done(row.sweep_until));
         }
         let session =
             SqlSession::open_at(&self.config.server, &self.place.writer.address, "sweep").await;
@@ -290,15 +308,14 @@ impl SetUp<'_> {
             order: &self.config.sweep_order,
             snapshot: snapshot.as_deref(),
             position: row.position,
+            max_row_bytes: self.config.max_row_bytes,
         };
         let sweep = Sweep::open(session, &plan).await?;
-        match sweep.run(flow, board, stop).await? {
-            Swept::Stopped => Ok(None),
-            Swept::Done(until) => {
-                self.remember_sweep(SweepState::Complete, until).await?;
-                Ok(Some(until))
-            }
+        let swept = sweep.run(flow, board, stop).await?;
+        if let Swept::Done(until) = swept {
+            self.remember_sweep(SweepState::Complete, until).await?;
         }
+        Ok(swept)
     }
 
     async fn remember_sweep(&self, sweep: SweepState, until: Lsn) -> Result<(), Fate> {
@@ -307,14 +324,15 @@ impl SetUp<'_> {
         self.still_ours(kept)
     }
 
-    /// What the stream belongs to is recorded before the stream is read. Gives the publication's
-    /// fingerprint.
-    async fn remember(&self, identity: &Identity) -> Result<String, Fate> {
-        let table = self.outbox.table.oid;
-        let name = &self.config.publication;
-        let found = Publication::load(&self.control.client, name, table).await;
-        let found = found.map_err(|error| of_postgres(&error, "read the publication"))?;
-        let fingerprint = found.map(|found| found.fingerprint).unwrap_or_default();
+    /// What the stream belongs to is recorded before the stream is read.
+    async fn remember(&self, identity: &Identity, fingerprint: &str) -> Result<(), Fate> {
+        // A sweep can take hours, and the stream misses what was written without the publication.
+        if self.fingerprint().await? != fingerprint {
+            let name = &self.config.publication;
+            let text =
+                format!("publication \"{name}\" was dropped or changed while rows were swept");
+            return Err(Fate::Halt(Failure::new(Code::PublicationLost, text)));
+        }
         let (client, epoch) = (&self.place.writer.client, self.place.row.epoch);
         let kept = RelayRow::remember_stream(
             client,
@@ -322,12 +340,11 @@ impl SetUp<'_> {
             epoch,
             identity,
             &self.config.slot,
-            &fingerprint,
+            fingerprint,
         );
         self.still_ours(kept.await)?;
         let kept = RelayRow::remember_state(client, &self.config.id, "running", None).await;
-        kept.map_err(|error| of_postgres(&error, "record the state"))?;
-        Ok(fingerprint)
+        kept.map_err(|error| of_postgres(&error, "record the state"))
     }
 
     fn still_ours(&self, kept: Result<bool, Error>) -> Result<(), Fate> {

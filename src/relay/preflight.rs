@@ -236,6 +236,12 @@ fn publication_findings(
         let code = Code::PublicationUnsuitable;
         findings.push(Finding::error(code, title, observed, "publish = 'insert'", fix));
     }
+    if publication.filters_rows {
+        let observed = format!("{name} has a row filter: what it leaves out is never published");
+        let fix = format!("ALTER PUBLICATION {name} SET TABLE {};", table.name);
+        let code = Code::PublicationUnsuitable;
+        findings.push(Finding::error(code, title, observed, "no row filter", fix));
+    }
     if table.is_partitioned && !publication.via_root {
         let observed = format!("{name} publishes partitions under their own names");
         let fix = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
@@ -307,7 +313,8 @@ async fn privilege_findings(
             needed.push((outbox, "SELECT".to_owned(), String::new()));
         }
         Mode::Delete => {
-            for right in ["SELECT", "DELETE"] {
+            // To lock a row, PostgreSQL asks for UPDATE of some column.
+            for right in ["SELECT", "DELETE", "UPDATE"] {
                 needed.push((outbox.clone(), right.to_owned(), String::new()));
             }
         }
@@ -318,6 +325,7 @@ async fn privilege_findings(
         let row = client
             .query_one(
                 "SELECT current_user, CASE $3 WHEN '' THEN has_table_privilege($1::oid, $2) \
+                            OR $2 = 'UPDATE' AND has_any_column_privilege($1::oid, $2) \
                         ELSE has_column_privilege($1::oid, $3, $2) END",
                 &[&table.oid, &right, &column],
             )

@@ -312,8 +312,12 @@ impl<S: Sink> Publisher<S> {
         let name = self.topics.name(topic).unwrap_or_default().to_owned();
         match of_sink(error, &name) {
             RecordFate::Session(fate) => return Err(fate),
-            RecordFate::Again(_) => self.again.push(Reverse((now + AGAIN_AFTER, seq))),
+            RecordFate::Again(_) => {
+                self.window.hold_back(seq);
+                self.again.push(Reverse((now + AGAIN_AFTER, seq)));
+            }
             RecordFate::Topic(failure) => {
+                self.window.hold_back(seq);
                 self.topics.unavailable(&name, failure, now);
                 self.topics.wait(topic, seq);
             }

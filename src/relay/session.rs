@@ -7,19 +7,19 @@
 //! goes on regardless.
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, State, wall_clock};
 use super::capture::{Capture, Captured};
 use super::confirm::Confirmer;
 use super::disposition::{Fate, of_postgres, of_store};
-use super::flow::Flow;
+use super::flow::{Flow, Woken};
 use super::monitor::Sight;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
 use crate::pgoutput::POSTGRES_EPOCH_MICROS;
 use crate::postgres::{WalMessage, WalStream};
-use crate::shutdown::Stop;
+use crate::shutdown::{Stop, stopped};
 use crate::sink::Sink;
 use crate::status::StatusStore;
 
@@ -121,7 +121,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                 }
             }
         };
-        self.finish(end).await
+        self.finish(end, board).await
     }
 
     /// Whether to wait for more of the stream.
@@ -189,6 +189,11 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         now: Instant,
     ) -> Result<Captured, Fate> {
         let Self { capture, flow, before, .. } = self;
+        // The question goes over the session that settles.
+        while flow.settler.is_busy() {
+            let finished = flow.settler.finished().await;
+            flow.take_in(Woken::Finished(finished), now)?;
+        }
         if let Some(id) = capture.peek_id(data)?
             && capture.open_commit() < before.swept_until
             && flow.settler.store().was_swept(&id).await.map_err(|error| of_store(&error))?
@@ -234,45 +239,27 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     }
 
     /// The last word: what is settled is confirmed, then the stream and the sink are closed.
-    async fn finish(mut self, end: End) -> End {
+    async fn finish(mut self, end: End, board: &mut Board) -> End {
+        let told = match &end {
+            End::Stopped { .. } => self.feed_back().await.is_ok(),
+            End::Failed(_) => false,
+        };
+        let Self { stream, flow, .. } = self;
         let end = match end {
             End::Stopped { drained } => {
-                let told = match self.feed_back().await {
-                    Ok(()) => self.stream.close().await.is_ok(),
-                    Err(_) => false,
-                };
+                let told = told && stream.close().await.is_ok();
+                board.in_doubt = !(drained && told);
                 End::Stopped { drained: drained && told }
             }
             failed @ End::Failed(_) => {
-                self.flow.count_redelivered();
+                // A server that stops waits for the stream, not for Kafka.
+                drop(stream);
+                flow.count_redelivered();
+                board.in_doubt |= !flow.is_empty();
                 failed
             }
         };
-        self.flow.publisher.sink.close().await;
+        flow.publisher.sink.close().await;
         end
-    }
-}
-
-/// Waits until the relay is told to stop; once it drains, until the grace is over.
-async fn stopped(stop: &mut watch::Receiver<Stop>, is_draining: bool) -> Stop {
-    let asked = if is_draining {
-        *stop.borrow()
-    } else {
-        // Without anybody left who could ask, nobody asks.
-        match stop.wait_for(|stop| *stop != Stop::No).await {
-            Ok(stop) => return *stop,
-            Err(_) => return std::future::pending().await,
-        }
-    };
-    match asked {
-        Stop::By(deadline) => {
-            let now = stop.wait_for(|stop| *stop == Stop::Now);
-            match timeout_at(deadline, now).await {
-                Ok(Err(_)) => std::future::pending().await,
-                _ => Stop::Now,
-            }
-        }
-        Stop::Now => Stop::Now,
-        Stop::No => std::future::pending().await,
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::ack::{Prefix, Seq, Window};
 use crate::lsn::Position;
 use crate::metrics::Meters;
-use crate::status::{Batch, EventQueue, EventTimes, Settled, StatusStore, StoreError};
+use crate::status::{Batch, CaughtUp, EventQueue, EventTimes, Settled, StatusStore, StoreError};
 
 /// How runs are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,9 @@ pub struct SettleConfig {
     pub interval: Duration,
 }
 
-/// Deferred statuses are tried again after this, or at once when there are new ones.
+/// Between two parts of a pass over the deferred statuses, for runs that wait.
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(50);
+/// Deferred statuses are tried again after this.
 const CATCH_UP_AFTER: Duration = Duration::from_secs(1);
 const CATCH_UP_AFTER_MAX: Duration = Duration::from_mins(1);
 
@@ -55,7 +57,7 @@ struct Running {
 struct CatchUp {
     due: Option<Instant>,
     wait: Duration,
-    running: Option<Work<Result<u64, StoreError>>>,
+    running: Option<Work<Result<CaughtUp, StoreError>>>,
 }
 
 impl<T: StatusStore + 'static> Settler<T> {
@@ -109,10 +111,14 @@ impl<T: StatusStore + 'static> Settler<T> {
 
     /// Starts a transaction if one is due; with `at_once`, as soon as there is anything to settle.
     pub(super) fn start(&mut self, window: &Window, now: Instant, at_once: bool) {
+        // One at a time: both use one session, and a run can be a transaction of many statements.
         if self.running.is_some() {
             return;
         }
         self.start_catching_up(now);
+        if self.catch_up.running.is_some() {
+            return;
+        }
         let Some(prefix) = window.prefix(self.config.batch) else {
             self.since = None;
             return;
@@ -148,12 +154,16 @@ impl<T: StatusStore + 'static> Settler<T> {
 
     /// When [`Settler::start`] has something to do that nothing else announces.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        if self.running.is_some() {
+        if self.running.is_some() || self.catch_up.running.is_some() {
             return None;
         }
         let batch = self.since.map(|since| since + self.config.interval);
-        let catch_up = self.catch_up.due.filter(|_| self.catch_up.running.is_none());
-        [batch, catch_up].into_iter().flatten().min()
+        [batch, self.catch_up.due].into_iter().flatten().min()
+    }
+
+    /// Whether a transaction is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.is_some() || self.catch_up.running.is_some()
     }
 
     /// Waits for what is under way; for ever if nothing is. Cancel-safe.
@@ -190,11 +200,13 @@ impl<T: StatusStore + 'static> Settler<T> {
         match finished {
             Finished::CaughtUp(result) => {
                 self.catch_up.running = None;
-                if result? > 0 {
-                    self.catch_up.due = Some(now + self.catch_up.wait);
-                    self.catch_up.wait = (self.catch_up.wait * 2).min(CATCH_UP_AFTER_MAX);
-                } else {
-                    self.catch_up.wait = CATCH_UP_AFTER;
+                match result? {
+                    CaughtUp::Partly => self.catch_up.due = Some(now + CATCH_UP_PAUSE),
+                    CaughtUp::All { left: 0 } => self.catch_up.wait = CATCH_UP_AFTER,
+                    CaughtUp::All { .. } => {
+                        self.catch_up.due = Some(now + self.catch_up.wait);
+                        self.catch_up.wait = (self.catch_up.wait * 2).min(CATCH_UP_AFTER_MAX);
+                    }
                 }
             }
             Finished::Settled(batch, result) => {
@@ -224,5 +236,5 @@ impl<T: StatusStore + 'static> Settler<T> {
 /// What came to its end.
 pub(super) enum Finished {
     Settled(Batch, Result<Settled, StoreError>),
-    CaughtUp(Result<u64, StoreError>),
+    CaughtUp(Result<CaughtUp, StoreError>),
 }

@@ -26,7 +26,7 @@ use crate::outbox::status::Pending;
 use crate::outbox::{EventMap, Mapper};
 use crate::pgoutput::{Column, Relation};
 use crate::postgres::{Error, OutboxTable, SqlSession, quote_ident, quote_literal};
-use crate::shutdown::Stop;
+use crate::shutdown::{Stop, stopped};
 use crate::sink::Sink;
 use crate::status::StatusStore;
 
@@ -45,6 +45,8 @@ pub(super) struct SweepPlan<'a> {
     pub(super) snapshot: Option<&'a str>,
     /// Everything at or before it is settled; a sweep does not move it.
     pub(super) position: Position,
+    /// Larger rows are refused.
+    pub(super) max_row_bytes: usize,
 }
 
 /// How a sweep ended.
@@ -66,6 +68,7 @@ pub(super) struct Sweep {
     rows_in_fetch: u32,
     column_count: usize,
     position: Position,
+    max_row_bytes: usize,
     count: u64,
 }
 
@@ -93,6 +96,7 @@ impl Sweep {
             rows_in_fetch: ROWS_AT_ONCE,
             column_count: columns.len(),
             position: plan.position,
+            max_row_bytes: plan.max_row_bytes,
             count: 0,
         })
     }
@@ -162,8 +166,8 @@ impl Sweep {
             }
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop != Stop::No) => {
-                    self.drain(flow).await?;
+                _ = stopped(stop, false) => {
+                    drain(flow, stop).await?;
                     return Ok(Swept::Stopped);
                 }
                 woken = flow.woken() => flow.take_in(woken, Instant::now())?,
@@ -179,23 +183,6 @@ impl Sweep {
         Ok(Swept::Done(self.until))
     }
 
-    /// What was sent is settled before the end, so that the next sweep does not send it again.
-    async fn drain<S: Sink, T: StatusStore + 'static>(
-        &self,
-        flow: &mut Flow<S, T>,
-    ) -> Result<(), Fate> {
-        const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
-        let drained = async {
-            while !flow.is_empty() {
-                flow.advance(Instant::now(), true)?;
-                let woken = flow.woken().await;
-                flow.take_in(woken, Instant::now())?;
-            }
-            Ok(())
-        };
-        tokio::time::timeout(GRACE, drained).await.unwrap_or(Ok(()))
-    }
-
     fn put<S: Sink, T: StatusStore + 'static>(
         &mut self,
         row: &SimpleQueryRow,
@@ -204,6 +191,13 @@ impl Sweep {
     ) -> Result<(), Fate> {
         let values: Vec<_> =
             (0..self.column_count).map(|place| row.get(place).map(str::as_bytes)).collect();
+        let bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
+        if bytes > self.max_row_bytes {
+            let id = self.mapper.id(&values);
+            let limit = self.max_row_bytes;
+            let text = format!("event {id}, older than the slot, has {bytes} bytes, above {limit}");
+            return Err(Fate::Halt(Failure::new(Code::RowTooLarge, text)));
+        }
         let wall = wall_clock();
         let envelope = match self.mapper.map(&values, self.position, wall) {
             Ok(envelope) => envelope,
@@ -220,6 +214,24 @@ impl Sweep {
         self.count += 1;
         flow.put(&Captive { envelope, position: self.position, xid: 0, committed: wall }, now)
     }
+}
+
+/// What was sent is settled before the end, so that the next sweep does not send it again.
+async fn drain<S: Sink, T: StatusStore + 'static>(
+    flow: &mut Flow<S, T>,
+    stop: &mut watch::Receiver<Stop>,
+) -> Result<(), Fate> {
+    while !flow.is_empty() {
+        flow.advance(Instant::now(), true)?;
+        tokio::select! {
+            biased;
+            asked = stopped(stop, true) => if asked.is_over() {
+                return Ok(());
+            },
+            woken = flow.woken() => flow.take_in(woken, Instant::now())?,
+        }
+    }
+    Ok(())
 }
 
 fn of_sweep(error: &Error) -> Fate {

@@ -160,7 +160,7 @@ impl Topics {
 
     /// Why events wait for a topic, if any do.
     pub(super) fn stall(&self) -> Option<&Failure> {
-        let stalled = self.topics.iter().find(|topic| !topic.waiting.is_empty());
-        stalled.and_then(|topic| topic.failure.as_ref())
+        let mut stalled = self.topics.iter().filter(|topic| !topic.waiting.is_empty());
+        stalled.find_map(|topic| topic.failure.as_ref())
     }
 }

@@ -12,8 +12,10 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A backoff from `initial` to `max`; `jitter` from 0 (none) to 1.
+    /// A backoff from `initial` to `max`; `jitter` from 0 (none) to 1. It never waits less than a
+    /// millisecond or so: without a wait it would be a loop.
     pub fn new(initial: Duration, max: Duration, jitter: f64) -> Self {
+        let initial = initial.max(Duration::from_millis(1));
         Self { initial, max: max.max(initial), jitter: jitter.clamp(0.0, 1.0) }
     }
 

@@ -40,6 +40,18 @@ pub struct Settled {
     pub deferred: u64,
 }
 
+/// How far a pass over the deferred statuses has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaughtUp {
+    /// There are more to be tried.
+    Partly,
+    /// Every one was tried; so many could not be written.
+    All {
+        /// They are tried again in the next pass.
+        left: u64,
+    },
+}
+
 /// Why a run was not settled. Nothing of it was.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -59,9 +71,11 @@ pub trait StatusStore {
     /// Writes the statuses of a run and moves the position, in one transaction.
     fn settle(&self, batch: &Batch) -> impl Future<Output = Result<Settled, StoreError>>;
 
-    /// Tries again to write what was deferred into its rows. Gives how much is left.
-    fn catch_up(&self) -> impl Future<Output = Result<u64, StoreError>>;
+    /// Tries again to write some of what was deferred into its rows, for no longer than a settle
+    /// transaction takes. Not to be called while one is under way.
+    fn catch_up(&self) -> impl Future<Output = Result<CaughtUp, StoreError>>;
 
-    /// Whether the event was published by a sweep that the stream has not passed yet.
+    /// Whether the event was published by a sweep that the stream has not passed yet. Not to be
+    /// called while a settle transaction is under way.
     fn was_swept(&self, event_id: &str) -> impl Future<Output = Result<bool, StoreError>>;
 }

@@ -169,6 +169,29 @@ impl RelayRow {
         Ok(count == 1)
     }
 
+    /// Forgets some of what a sweep published, once the position is past everything that the
+    /// sweep can have seen: from then on the position alone tells. `keeps_verdicts`: whether the
+    /// ledger is where the verdicts stay.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn forget_swept(
+        client: &Client,
+        relay_id: &str,
+        keeps_verdicts: bool,
+    ) -> Result<(), Error> {
+        let sql = "WITH chosen AS (SELECT event_id, unwritten OR $2 AS stays FROM outboxd.ledger \
+             WHERE relay_id = $1 AND swept AND EXISTS (SELECT FROM outboxd.relay r \
+                WHERE r.relay_id = $1 AND r.sweep = 'complete' AND r.position_lsn >= r.sweep_until) \
+             LIMIT 10000 FOR UPDATE SKIP LOCKED), \
+             kept AS (UPDATE outboxd.ledger l SET swept = false FROM chosen \
+             WHERE l.relay_id = $1 AND l.event_id = chosen.event_id AND stays) \
+             DELETE FROM outboxd.ledger l USING chosen \
+             WHERE l.relay_id = $1 AND l.event_id = chosen.event_id AND NOT stays";
+        client.execute(sql, &[&relay_id, &keeps_verdicts]).await?;
+        Ok(())
+    }
+
     /// Forgets everything that belonged to a slot that is gone.
     ///
     /// # Errors

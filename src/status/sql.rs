@@ -187,21 +187,32 @@ impl Target {
     }
 
     /// One deferred status, into its row if that can be: `$1` relay, `$2` id. The entry goes when
-    /// the row shows it, or when the inserting transaction is visible and the row is not there.
+    /// the row shows it, or when the inserting transaction is visible and the row is not there;
+    /// one that the stream still needs, because a sweep published its event, stays.
     pub(super) fn catch_up(&self) -> String {
         let Self { name, id, id_type, .. } = self;
         let is_same_table = self.is_same_table();
         let shown = self.shown("ARRAY[$2::text]", &is_same_table, true);
         format!(
-            "WITH {shown} DELETE FROM outboxd.ledger l \
+            "WITH {shown}, done AS (SELECT l.swept FROM outboxd.ledger l \
              WHERE l.relay_id = $1 AND l.event_id = $2 AND l.unwritten AND {is_same_table} AND ( \
                  EXISTS (SELECT FROM shown) \
                  OR pg_visible_in_snapshot(l.xid, pg_current_snapshot()) \
-                    AND NOT EXISTS (SELECT FROM {name} o WHERE o.{id} = $2::text::{id_type}))"
+                    AND NOT EXISTS (SELECT FROM {name} o WHERE o.{id} = $2::text::{id_type}))), \
+             kept AS (UPDATE outboxd.ledger l SET unwritten = false FROM done \
+             WHERE l.relay_id = $1 AND l.event_id = $2 AND done.swept), \
+             gone AS (DELETE FROM outboxd.ledger l USING done \
+             WHERE l.relay_id = $1 AND l.event_id = $2 AND NOT done.swept) \
+             SELECT count(*) FROM done"
         )
     }
 }
 
-/// The deferred statuses of a relay, the oldest first.
-pub(super) const DEFERRED: &str =
-    "SELECT event_id FROM outboxd.ledger WHERE relay_id = $1 AND unwritten ORDER BY at LIMIT 100";
+/// The deferred statuses of a relay after the one of `$3` at `$2`, the oldest first.
+pub(super) const DEFERRED: &str = "SELECT at::text, event_id FROM outboxd.ledger \
+     WHERE relay_id = $1 AND unwritten AND (at, event_id) > ($2::text::timestamptz, $3) \
+     ORDER BY at, event_id LIMIT 100";
+
+/// Whether the position is the one that was written: `$1` relay, `$2` epoch, `$3 $4` position.
+pub(super) const IS_AT: &str = "SELECT EXISTS (SELECT FROM outboxd.relay \
+     WHERE relay_id = $1 AND epoch = $2 AND position_lsn = $3 AND position_index = $4)";

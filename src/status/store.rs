@@ -9,15 +9,15 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Statement};
 
 use super::batch::EventIds;
-use super::sql::{DEFERRED, Target};
-use super::{Batch, Settled, StatusStore, StoreError};
+use super::sql::{DEFERRED, IS_AT, Target};
+use super::{Batch, CaughtUp, Settled, StatusStore, StoreError};
 use crate::lsn::Position;
 use crate::outbox::columns::LayoutColumn;
 use crate::outbox::status::StatusMap;
@@ -45,6 +45,20 @@ pub struct PgStatusStore {
     relay_id: String,
     epoch: i64,
     prepared: RefCell<Rc<Prepared>>,
+    pass: RefCell<Pass>,
+}
+
+/// A pass over the deferred statuses.
+struct Pass {
+    /// The last one that was tried, by its time and id.
+    after: (String, String),
+    left: u64,
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self { after: ("-infinity".to_owned(), String::new()), left: 0 }
+    }
 }
 
 struct Prepared {
@@ -56,6 +70,8 @@ struct Prepared {
 
 /// A status waits no longer than this for a row that somebody else has locked.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
+/// Catching up holds back the next run for about this long at most.
+const CATCH_UP_TIME: Duration = Duration::from_millis(20);
 
 impl PgStatusStore {
     /// Prepares the session for writing statuses.
@@ -77,6 +93,7 @@ impl PgStatusStore {
             relay_id: options.relay_id.to_owned(),
             epoch: options.epoch,
             prepared: RefCell::new(Rc::new(prepared)),
+            pass: RefCell::default(),
         })
     }
 
@@ -98,10 +115,12 @@ impl PgStatusStore {
 
     /// The same run in parts, in one transaction.
     async fn settle_in_parts(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
-        self.execute("BEGIN").await?;
+        // A deferred constraint is to refuse its own row, not all of them at the end.
+        self.execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await?;
         match self.write_parts(target, batch).await {
             Ok(settled) => {
                 self.execute("COMMIT").await?;
+                self.prove(batch).await?;
                 Ok(settled)
             }
             Err(error) => {
@@ -147,6 +166,14 @@ impl PgStatusStore {
             }
         }
         Ok(settled)
+    }
+
+    /// `COMMIT` of a transaction that has failed rolls back and reports no error.
+    async fn prove(&self, batch: &Batch) -> Result<(), StoreError> {
+        let (lsn, index) = Place::new(batch).to;
+        let parameters: [&(dyn ToSql + Sync); 4] = [&self.relay_id, &self.epoch, &lsn, &index];
+        let row = self.client().query_one(IS_AT, &parameters).await.map_err(Error::from)?;
+        if row.get(0) { Ok(()) } else { Err(StoreError::Fenced) }
     }
 
     async fn write_part(&self, sql: &str, events: &EventIds) -> Result<u64, Error> {
@@ -225,25 +252,38 @@ impl StatusStore for PgStatusStore {
         }
     }
 
-    async fn catch_up(&self) -> Result<u64, StoreError> {
+    async fn catch_up(&self) -> Result<CaughtUp, StoreError> {
         let prepared = Rc::clone(&self.prepared.borrow());
-        let rows = self.client().query(DEFERRED, &[&self.relay_id]).await.map_err(Error::from)?;
         if !prepared.target.writes_rows() {
-            return Ok(0);
+            return Ok(CaughtUp::All { left: 0 });
         }
-        let (sql, mut left) = (prepared.target.catch_up(), 0);
+        let began = Instant::now();
+        let sql = prepared.target.catch_up();
+        // A pass that fails starts anew.
+        let mut pass = self.pass.take();
+        let (at, event_id) = &pass.after;
+        let rows = self.client().query(DEFERRED, &[&self.relay_id, at, event_id]).await;
+        let rows = rows.map_err(Error::from)?;
+        if rows.is_empty() {
+            return Ok(CaughtUp::All { left: pass.left });
+        }
         for row in rows {
-            let event_id: String = row.get(0);
-            match self.client().execute(&sql, &[&self.relay_id, &event_id]).await {
-                Ok(0) => left += 1,
-                Ok(_) => {}
+            let event_id: String = row.get(1);
+            match self.client().query_one(&sql, &[&self.relay_id, &event_id]).await {
+                Ok(row) if row.get::<_, i64>(0) > 0 => {}
+                Ok(_) => pass.left += 1,
                 Err(error) => match Error::from(error) {
-                    error if is_a_rows_doing(&error) => left += 1,
+                    error if is_a_rows_doing(&error) => pass.left += 1,
                     error => return Err(error.into()),
                 },
             }
+            pass.after = (row.get(0), event_id);
+            if began.elapsed() >= CATCH_UP_TIME {
+                break;
+            }
         }
-        Ok(left)
+        self.pass.replace(pass);
+        Ok(CaughtUp::Partly)
     }
 
     async fn was_swept(&self, event_id: &str) -> Result<bool, StoreError> {

@@ -1,5 +1,6 @@
 //! Publication and slot: what is missing, lost, changed or of another kind.
 
+use crate::support::broker::Broker;
 use crate::support::database::Database;
 use crate::support::records::Kafka;
 use crate::support::relay::RelayOptions;
@@ -123,6 +124,52 @@ async fn s13_a_membership_that_was_made_anew_is_noticed() {
     // While it was down, too.
     let (code, _, said) = set.options().command_output(&["run"]);
     assert_eq!((code, said.contains("since the last run")), (73, true), "{said}");
+    set.clear().await;
+}
+
+/// The same while older rows are swept: what was written without the publication is missing in the
+/// stream.
+#[tokio::test]
+async fn s13_a_publication_that_changes_during_a_sweep_is_a_halt() {
+    let broker = Broker::start(&[]).await;
+    let database = Database::new("changes").await;
+    let kafka = broker.kafka();
+    let topic = unique("changes");
+    kafka.create_topic(&topic, 1, &[]).await;
+    for n in 0..50 {
+        database.emit("tested", "k", &topic, &format!("{{\"n\": {n}}}")).await;
+    }
+    broker.freeze();
+    let mut relay = RelayOptions::new(&database, &kafka).start();
+    relay.wait_until_logged("created the slot").await;
+    let again = "ALTER PUBLICATION outboxd DROP TABLE outbox; \
+                 ALTER PUBLICATION outboxd ADD TABLE outbox";
+    database.execute(again).await;
+    broker.thaw();
+    assert_eq!(relay.wait().await.code(), Some(73));
+    assert!(relay.has_logged("OBX-2021"));
+    let slot = database.name.clone();
+    database.drop(&slot).await;
+}
+
+/// A publication that leaves out rows would lose them without a word.
+#[tokio::test]
+async fn a_publication_with_a_row_filter_is_refused() {
+    let set = set("filter").await;
+    let filter = "DROP PUBLICATION outboxd; CREATE PUBLICATION outboxd FOR TABLE outbox \
+                  WHERE (event_type <> 'Secret') WITH (publish = 'insert')";
+    set.database.execute(filter).await;
+    let mut relay = set.options().start();
+    assert_eq!(relay.wait().await.code(), Some(78));
+    assert!(relay.has_logged("OBX-2022") && relay.has_logged("row filter"));
+    let (code, said, _) = set.options().command_output(&["doctor", "-o", "json"]);
+    assert_eq!(code, 78);
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    set.database.execute(report["findings"][0]["fix"].as_str().unwrap()).await;
+    let relay = set.options().start_ready().await;
+    set.emit(1).await;
+    assert_eq!(set.arrived(1).await, [1]);
+    assert_eq!(relay.stop().await, 0);
     set.clear().await;
 }
 

@@ -139,6 +139,38 @@ async fn s19_a_slot_that_a_crash_set_back_repeats_nothing_in_any_mode() {
     }
 }
 
+/// The session broke with events in flight, and the relay is told to stop before there is another:
+/// nobody knows whether Kafka has them.
+#[tokio::test]
+async fn a_stop_between_two_sessions_does_not_claim_to_have_drained() {
+    use crate::support::broker::Broker;
+    use outboxd::demo::{StopMode, TempPostgres};
+    let mut server = TempPostgres::start(&crate::support::pg_bin(), &[]).unwrap();
+    let broker = Broker::start(&[]).await;
+    let database = Database::new_at(&server.url("postgres"), "between").await;
+    let mut stage = Stage::at(database, broker.kafka(), "between", 5).await;
+    let mut relay = stage.options().start_ready().await;
+    stage.workload.write(&stage.database, 10).await;
+    stage.check(0).await;
+    broker.freeze();
+    stage.workload.write(&stage.database, 10).await;
+    eventually("events in flight", SOON, || async {
+        relay.status().await["in_flight"]["events"].as_u64() >= Some(10)
+    })
+    .await;
+    server.stop(StopMode::Immediate);
+    relay.wait_for_state("starting").await;
+    relay.signal(Signal::SIGTERM);
+    assert_eq!(relay.wait().await.code(), Some(69));
+    assert!(relay.has_logged("OBX-5003"));
+    broker.thaw();
+    server.start_again().unwrap();
+    stage.database.reconnect().await;
+    let relay = stage.options().start_ready().await;
+    stage.check(10).await;
+    assert_eq!(relay.stop().await, 0);
+}
+
 /// The grace is over before Kafka answers: the relay says that it may repeat something.
 #[tokio::test]
 async fn a_stop_that_could_not_drain_says_so() {

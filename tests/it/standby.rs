@@ -45,6 +45,19 @@ async fn a_relay_that_is_not_to_wait_ends_with_its_own_code() {
     stage.clear().await;
 }
 
+/// The same where something else reads the slot.
+#[tokio::test]
+async fn a_slot_in_use_ends_a_relay_that_is_not_to_wait() {
+    let stage = Stage::new("slot_in_use", 10).await;
+    let first = stage.options().start_ready().await;
+    let other_id = stage.options().set("relay.id", "other").set("relay.standby", "false");
+    let mut second = other_id.start();
+    assert_eq!(second.wait().await.code(), Some(75));
+    assert!(second.has_logged("is in use by process"));
+    assert_eq!(first.stop().await, 0);
+    stage.clear().await;
+}
+
 /// A relay that is frozen while its server ends its sessions, and thawed when another has its
 /// place, can write nothing: its lock is gone, and its epoch is an old one.
 #[tokio::test]
@@ -82,7 +95,7 @@ async fn s7_a_zombie_writes_nothing() {
 /// Only the replication connection breaks. The session ends with all that belongs to it, the lock
 /// too; whoever takes the place next takes up the stream, and nobody writes without it.
 #[tokio::test]
-async fn s7_losing_only_the_stream_keeps_the_place() {
+async fn s7_losing_only_the_stream_hands_the_place_on_in_order() {
     let stage = Stage::new("s7_stream", 50).await;
     let relay = stage.options().set("kafka.in_flight_events", "1000").start_ready().await;
     let other = stage.options().start();
