@@ -85,13 +85,17 @@ pub enum Code {
     GraceExceeded,
     /// The admin address cannot be listened on.
     AdminListen,
+    /// The demo finds no PostgreSQL that it could start.
+    DemoServer,
+    /// The demo saw a promise broken.
+    DemoBroken,
     /// A broken invariant.
     Bug,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 39] = [
+    pub const ALL: [Code; 41] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -130,6 +134,8 @@ impl Code {
         Code::StatusWrite,
         Code::GraceExceeded,
         Code::AdminListen,
+        Code::DemoServer,
+        Code::DemoBroken,
         Code::Bug,
     ];
 
@@ -174,6 +180,8 @@ impl Code {
             Code::StatusWrite => 5002,
             Code::GraceExceeded => 5003,
             Code::AdminListen => 6001,
+            Code::DemoServer => 7001,
+            Code::DemoBroken => 7002,
             Code::Bug => 9001,
         }
     }
@@ -270,6 +278,11 @@ impl Code {
                  raise relay.shutdown_grace to avoid it"
             }
             Code::AdminListen => "choose another admin.listen, or free the port",
+            Code::DemoServer => {
+                "install PostgreSQL's server (on Debian: apt-get install postgresql), or say with \
+                 --pg-bin or PG_BIN where its initdb and postgres are"
+            }
+            Code::DemoBroken => "report this with the proof line and the log",
             Code::Bug => "report this with the log; nothing was confirmed that was not settled",
         }
     }
@@ -284,8 +297,13 @@ impl Code {
             | Code::KafkaUnavailable
             | Code::TopicMissing
             | Code::GraceExceeded
-            | Code::StatusWrite => 69,
-            Code::PostgresRefused | Code::Protocol | Code::ProducerFatal | Code::Bug => 70,
+            | Code::StatusWrite
+            | Code::DemoServer => 69,
+            Code::PostgresRefused
+            | Code::Protocol
+            | Code::ProducerFatal
+            | Code::DemoBroken
+            | Code::Bug => 70,
             Code::PublicationLost | Code::SlotMissing | Code::SlotLost | Code::IdentityChanged => {
                 73
             }

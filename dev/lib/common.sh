@@ -48,6 +48,16 @@ apt_install() {
     { apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }
 
+# build_tools: what cargo needs here.
+build_tools() {
+  command -v cargo >/dev/null || die "please install Rust (rustup)"
+  local tool
+  # librdkafka and OpenSSL are built from source.
+  for tool in cc make perl; do
+    command -v "$tool" >/dev/null || { apt_install build-essential perl; return; }
+  done
+}
+
 # maven_fetch GROUP:ARTIFACT:VERSION DIRECTORY: one jar from Maven Central.
 maven_fetch() {
   command -v mvn >/dev/null || apt_install maven

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, Sources};
+use crate::config::{Config, LogConfig, LogFormat, Sources};
 use crate::failure::Failure;
 
 /// Relays transactional-outbox events from PostgreSQL's WAL to Kafka.
@@ -29,10 +29,10 @@ struct Cli {
 #[derive(Debug, Args)]
 struct SourceArgs {
     /// The configuration file; else OUTBOXD_CONFIG, else ./outboxd.toml if there is one
-    #[arg(short, long, global = true, value_name = "FILE")]
+    #[arg(short, long, global = true, value_name = "FILE", help_heading = "Configuration")]
     config: Option<PathBuf>,
     /// Override a value: section.key=value
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", help_heading = "Configuration")]
     set: Vec<String>,
 }
 
@@ -76,7 +76,15 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Run the whole thing with nothing installed but PostgreSQL
+    /// Show the whole thing at work, with nothing installed but PostgreSQL
+    ///
+    /// Starts a throw-away PostgreSQL, and a Kafka broker inside this process; writes events,
+    /// relays them, consumes them, and checks that each one arrived, once and in order.
+    ///
+    /// The relay is the one of `outboxd run`, with its defaults. --config and --set change them;
+    /// ./outboxd.toml and the environment do not. Latency is from the application's COMMIT, the
+    /// server's write to disk included, to the consumer. The last line is the proof, and the exit
+    /// code is 0 if every promise was kept. Ctrl-C ends the demo early; nothing stays behind.
     Demo(crate::demo::DemoArgs),
 }
 
@@ -145,7 +153,10 @@ pub fn main() -> ExitCode {
         Command::Init { output } => set_up::init(&output),
         Command::Check => set_up::check(&sources),
         Command::Config { command: ConfigCommand::Show } => set_up::show(&sources),
-        Command::Demo(args) => with_runtime(crate::demo::run(args)),
+        Command::Demo(args) => {
+            run::init_log(LogConfig { format: LogFormat::Text, level: tracing::Level::WARN });
+            with_runtime(crate::demo::run(args, &sources))
+        }
         Command::Migrate { print } => {
             with_config(&sources, |config| migrate::migrate(config, print))
         }

@@ -134,7 +134,7 @@ fn init_metrics() -> Result<PrometheusHandle, Failure> {
     Ok(handle)
 }
 
-fn init_log(config: LogConfig) {
+pub(super) fn init_log(config: LogConfig) {
     let is_terminal = std::io::stderr().is_terminal();
     let as_text = match config.format {
         LogFormat::Auto => is_terminal,

@@ -254,6 +254,7 @@ fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
         properties,
         in_flight_events: events,
         in_flight_bytes: bytes,
+        ask_limits: true,
     };
     (kafka, limits)
 }

@@ -46,10 +46,16 @@ impl TempPostgres {
         let mut places: Vec<_> = std::env::split_paths(&path).collect();
         for base in ["/usr/lib/postgresql", "/usr/local", "/opt/homebrew/opt"] {
             let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
-            let mut found: Vec<_> = entries.map(|entry| entry.path().join("bin")).collect();
-            found.sort();
-            places.extend(found.into_iter().rev());
+            let mut found: Vec<_> = entries.map(|entry| entry.path()).collect();
+            // Debian's are named by their version: the newest first.
+            found.sort_by_key(|path| {
+                path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<u32>().ok())
+            });
+            places.extend(found.into_iter().rev().map(|path| path.join("bin")));
         }
+        let asked = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output();
+        let said = asked.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+        places.extend(said.map(|said| PathBuf::from(said.trim())));
         places
             .into_iter()
             .find(|place| place.join("initdb").exists() && place.join("postgres").exists())

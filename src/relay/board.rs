@@ -63,6 +63,8 @@ pub struct Status {
     pub blocked_keys: usize,
     /// Per second, over the last few seconds.
     pub rates: Rates,
+    /// Since the relay was started.
+    pub totals: Totals,
     /// Age of the oldest commit that is not settled.
     pub lag_seconds: f64,
     /// Everything at or before it is settled.
@@ -172,14 +174,14 @@ impl Status {
 }
 
 /// Numbers that only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    /// Events read.
-    pub(super) read: u64,
-    /// Events acknowledged.
-    pub(super) published: u64,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Events read from the stream or by a sweep.
+    pub read: u64,
+    /// Events acknowledged by Kafka.
+    pub published: u64,
     /// Events settled.
-    pub(super) settled: u64,
+    pub settled: u64,
 }
 
 /// The writing side of the board.
@@ -207,6 +209,7 @@ impl Board {
             held: Held::default(),
             blocked_keys: 0,
             rates: Rates::default(),
+            totals: Totals::default(),
             lag_seconds: 0.0,
             position: String::new(),
             last_error: None,

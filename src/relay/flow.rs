@@ -172,6 +172,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         let lag = self.settler.oldest_committed().filter(|_| window.open() > 0);
         let lag = lag.map_or(0.0, |committed| seconds(wall_clock() - committed));
         board.update(|status| {
+            status.totals = board.totals;
             status.in_flight.events = window.open();
             status.in_flight.bytes = window.bytes();
             status.held.retry = window.refused();

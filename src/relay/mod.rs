@@ -24,7 +24,7 @@ mod simulation;
 mod sweep;
 mod topics;
 
-pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status};
+pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status, Totals};
 pub use create::create_slot;
 pub use disposition::Fate;
 pub use finding::{Finding, Severity};

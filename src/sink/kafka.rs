@@ -61,7 +61,7 @@ impl KafkaSink {
         }
         base.set("bootstrap.servers", &kafka.bootstrap_servers);
         let mailbox = Arc::new(Mailbox::default());
-        let reader = TopicReader::start(base.clone(), Arc::clone(&mailbox))
+        let reader = TopicReader::start(base.clone(), kafka.ask_limits, Arc::clone(&mailbox))
             .map_err(|error| error.to_string())?;
         let mut config = base;
         let kilobytes = kafka.in_flight_bytes / 1024 + LARGEST_RECORD as u64 / 1024;

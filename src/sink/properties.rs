@@ -13,6 +13,8 @@ pub struct KafkaConfig {
     pub in_flight_events: usize,
     /// Bytes of records that can be under way at once.
     pub in_flight_bytes: u64,
+    /// Whether to ask what topics take. The demo's in-process broker leaves that unanswered.
+    pub ask_limits: bool,
 }
 
 impl std::fmt::Debug for KafkaConfig {

@@ -50,12 +50,16 @@ pub(super) struct TopicReader {
 }
 
 impl TopicReader {
-    /// Starts the thread; answers go to `mailbox`.
-    pub(super) fn start(config: ClientConfig, mailbox: Arc<Mailbox>) -> std::io::Result<Self> {
+    /// Starts the thread; answers go to `mailbox`. They have what a topic takes if `ask_limits`.
+    pub(super) fn start(
+        config: ClientConfig,
+        ask_limits: bool,
+        mailbox: Arc<Mailbox>,
+    ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUESTIONS);
         let thread = std::thread::Builder::new()
             .name("outboxd-topics".to_owned())
-            .spawn(move || answer_all(&config, &mailbox, &inbox))?;
+            .spawn(move || answer_all(&config, ask_limits, &mailbox, &inbox))?;
         Ok(Self { questions: Some(questions), thread: Some(thread) })
     }
 
@@ -90,14 +94,19 @@ fn unanswered(question: Question, reason: String) -> Report {
     }
 }
 
-fn answer_all(config: &ClientConfig, mailbox: &Mailbox, inbox: &Receiver<Question>) {
+fn answer_all(
+    config: &ClientConfig,
+    ask_limits: bool,
+    mailbox: &Mailbox,
+    inbox: &Receiver<Question>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     while let Ok(first) = inbox.recv() {
         let client = AdminClient::from_config_and_context(config, Quiet);
         let mut next = Some(first);
         while let Some(question) = next.take().or_else(|| inbox.try_recv().ok()) {
             let report = match (&client, &runtime) {
-                (Ok(client), Ok(runtime)) => runtime.block_on(answer(client, question)),
+                (Ok(client), Ok(runtime)) => runtime.block_on(answer(client, question, ask_limits)),
                 (Err(error), _) => unanswered(question, error.to_string()),
                 (_, Err(error)) => unanswered(question, error.to_string()),
             };
@@ -106,20 +115,24 @@ fn answer_all(config: &ClientConfig, mailbox: &Mailbox, inbox: &Receiver<Questio
     }
 }
 
-async fn answer(client: &AdminClient<Quiet>, question: Question) -> Report {
+async fn answer(client: &AdminClient<Quiet>, question: Question, ask_limits: bool) -> Report {
     match question {
         Question::Reachable => match client.inner().fetch_cluster_id(ANSWER_TIMEOUT) {
             Some(_) => Report::Reachable(Ok(())),
             None => Report::Reachable(Err(format!("no answer within {ANSWER_TIMEOUT:?}"))),
         },
         Question::Topic(name) => {
-            let result = look_at(client, &name).await;
+            let result = look_at(client, &name, ask_limits).await;
             Report::Topic { name, result }
         }
     }
 }
 
-async fn look_at(client: &AdminClient<Quiet>, name: &str) -> Result<TopicInfo, SinkError> {
+async fn look_at(
+    client: &AdminClient<Quiet>,
+    name: &str,
+    ask_limits: bool,
+) -> Result<TopicInfo, SinkError> {
     let metadata = client.inner().fetch_metadata(Some(name), ANSWER_TIMEOUT).map_err(|error| {
         let code = error.rdkafka_error_code();
         code.map_or_else(
@@ -137,7 +150,8 @@ async fn look_at(client: &AdminClient<Quiet>, name: &str) -> Result<TopicInfo, S
     if partitions == 0 {
         return Err(SinkError::TopicMissing);
     }
-    Ok(TopicInfo { partitions, max_message_bytes: largest_batch(client, name).await })
+    let max_message_bytes = if ask_limits { largest_batch(client, name).await } else { None };
+    Ok(TopicInfo { partitions, max_message_bytes })
 }
 
 /// The topic's `max.message.bytes`, where we are allowed to read it.

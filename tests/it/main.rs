@@ -15,6 +15,7 @@
 )]
 
 mod deferred;
+mod demo;
 mod happy_path;
 mod kafka_outage;
 mod keepalive;
