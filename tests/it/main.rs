@@ -28,3 +28,4 @@ mod statuses;
 mod support;
 mod sweep;
 mod tables;
+mod tls;
