@@ -14,6 +14,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod addresses;
 mod happy_path;
 mod kafka_outage;
 mod keepalive;
