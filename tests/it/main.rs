@@ -30,3 +30,4 @@ mod support;
 mod sweep;
 mod tables;
 mod tls;
+mod versions;
