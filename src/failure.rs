@@ -194,7 +194,9 @@ impl Code {
             Code::PostgresUnavailable => {
                 "check that PostgreSQL runs and that postgres.url leads to it; the relay keeps trying"
             }
-            Code::PostgresAuth => "correct the user, password or certificate, or pg_hba.conf",
+            Code::PostgresAuth => {
+                "correct the user, password, certificates or sslmode in postgres.url, or pg_hba.conf"
+            }
             Code::PostgresPermission => {
                 "grant the relay's role what migrations/0004_roles.sql grants"
             }

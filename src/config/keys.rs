@@ -79,7 +79,7 @@ pub(super) const KEYS: &[Key] = &[
         "postgres.url",
         Secret,
         "",
-        "The database: postgres://user:password@host:port/database, or key=value pairs. sslmode, sslrootcert, sslcert and sslkey are libpq's; without sslmode certificates are verified (verify-full) unless the host is local. DATABASE_URL counts where this is not set.",
+        "The database: postgres://user:password@host:port/database, or key=value pairs. Of several hosts, separated by commas, the first that is a primary is taken; host=/directory is a Unix socket. sslmode, sslrootcert, sslcert and sslkey are libpq's; without sslmode certificates are verified (verify-full) unless the host is local. DATABASE_URL counts where this is not set.",
     ),
     key("postgres.url_file", Text, "", "A file that holds the URL."),
     key("postgres.slot", Text, "\"outboxd\"", "The replication slot: one per relay."),

@@ -7,6 +7,7 @@ use pgwire_replication::PgWireError;
 use pgwire_replication::protocol::messages::ErrorFields;
 use tokio_postgres::error::SqlState;
 
+use super::tls;
 use crate::pgoutput::DecodeError;
 
 /// A failure of a connection to PostgreSQL, of either kind.
@@ -30,7 +31,7 @@ pub enum Error {
     },
     /// The connection broke.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// The server closed the connection without a word.
     #[error("the server closed the connection")]
     Closed,
@@ -91,6 +92,23 @@ impl Error {
     }
 }
 
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match tls::explain(&error) {
+            Some(text) => Error::Tls(text),
+            None => Error::Io(error),
+        }
+    }
+}
+
+/// The same of an error that somebody else holds.
+fn of_io(error: &io::Error) -> Error {
+    match tls::explain(error) {
+        Some(text) => Error::Tls(text),
+        None => Error::Io(io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         if let Some(db) = error.as_db_error() {
@@ -101,7 +119,7 @@ impl From<tokio_postgres::Error> for Error {
         }
         let source = std::error::Error::source(&error);
         match source.and_then(|source| source.downcast_ref::<io::Error>()) {
-            Some(io) => Error::Io(io::Error::new(io.kind(), io.to_string())),
+            Some(io) => of_io(io),
             None => Error::Protocol(error.to_string()),
         }
     }
@@ -110,8 +128,7 @@ impl From<tokio_postgres::Error> for Error {
 impl From<PgWireError> for Error {
     fn from(error: PgWireError) -> Self {
         match error {
-            PgWireError::Io(io) => Error::Io(io::Error::new(io.kind(), io.to_string())),
-            PgWireError::Tls(text) => Error::Tls(text),
+            PgWireError::Io(io) => of_io(&io),
             PgWireError::Auth(text) => Error::Auth(text),
             PgWireError::MessageTooLarge { payload_bytes, limit_bytes } => {
                 Error::RowTooLarge { bytes: payload_bytes, limit: limit_bytes }

@@ -13,6 +13,7 @@ mod slot;
 mod socket;
 mod sql;
 mod stream;
+mod tls;
 mod url;
 
 pub(crate) use catalog::names_standby;

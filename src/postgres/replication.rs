@@ -1,8 +1,8 @@
 //! A replication connection up to the point where it streams: start-up, authentication, commands.
 //!
-//! Framing and TLS are pgwire-replication's, authentication is postgres-protocol's; both are used
-//! as parts. The ready-made replication client is not used: it hides SQLSTATEs, confirms nothing on
-//! a graceful end, and copies every row between tasks (docs/adr/0002).
+//! Framing is pgwire-replication's, authentication is postgres-protocol's; both are used as parts.
+//! The ready-made replication client is not used: it hides SQLSTATEs, confirms nothing on a graceful
+//! end, and copies every row between tasks (docs/adr/0002).
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::Error;
 use super::ident::{quote_ident, quote_literal};
 use super::socket::Socket;
-use super::sql::SESSION_PINS;
+use super::sql::{NO_PASSWORD, SESSION_PINS};
 use super::stream::ReplicationStream;
 use super::url::{Address, Server};
 use crate::lsn::Lsn;
@@ -115,7 +115,7 @@ impl ReplicationConnection {
             return Ok(());
         }
         let password = server.password.as_deref();
-        let password = password.ok_or_else(|| Error::Auth("the server wants a password".into()))?;
+        let password = password.ok_or_else(|| Error::Auth(NO_PASSWORD.to_owned()))?;
         match method {
             auth::CLEARTEXT_PASSWORD => self.send_password(password).await,
             auth::MD5_PASSWORD => {

@@ -8,23 +8,28 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
-use pgwire_replication::tls::rustls::{MaybeTlsStream, maybe_upgrade_to_tls};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use super::Error;
+use super::tls::{SslMode, is_offered};
 use super::url::{Address, Server};
 
 /// A connected socket.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    Tcp(MaybeTlsStream),
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
 /// A peer that does not acknowledge what was sent for this long is gone.
 const PEER_TIMEOUT: Duration = Duration::from_secs(20);
+
+const NO_TLS: &str = "the server offers none: set ssl = on in postgresql.conf, or sslmode=disable in \
+                      postgres.url where nobody can listen in";
 
 /// `SO_RCVLOWAT`: a socket is readable only with this many bytes waiting.
 #[derive(Debug, Clone, Copy)]
@@ -48,12 +53,20 @@ impl Socket {
                     UnixStream::connect(path).await.map(Socket::Unix).map_err(Error::from)
                 }
                 Address::Tcp(host, port) => {
-                    let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+                    let mut tcp = TcpStream::connect((host.as_str(), *port)).await?;
                     tcp.set_nodelay(true)?;
                     watch_peer(&tcp)?;
                     let tls = server.tls_for(address).map_err(|e| Error::Tls(e.to_string()))?;
-                    let stream = maybe_upgrade_to_tls(tcp, &tls, host).await?;
-                    Ok(Socket::Tcp(stream))
+                    match tls.mode {
+                        SslMode::Disable => Ok(Socket::Tcp(tcp)),
+                        _ if is_offered(&mut tcp).await? => {
+                            Ok(Socket::Tls(Box::new(tls.handshake(tcp, host).await?)))
+                        }
+                        SslMode::Prefer => Ok(Socket::Tcp(tcp)),
+                        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
+                            Err(Error::Tls(NO_TLS.to_owned()))
+                        }
+                    }
                 }
             }
         };
@@ -68,7 +81,8 @@ impl Socket {
     /// behind is woken for many rows and not for each. False if this kind of socket cannot do it.
     pub(crate) fn set_receive_low_water(&self, bytes: usize) -> bool {
         match self {
-            Socket::Tcp(stream) => setsockopt(stream.get_ref(), ReceiveLowWater, &bytes).is_ok(),
+            Socket::Tcp(stream) => setsockopt(stream, ReceiveLowWater, &bytes).is_ok(),
+            Socket::Tls(stream) => setsockopt(stream.get_ref().0, ReceiveLowWater, &bytes).is_ok(),
             Socket::Unix(_) => false,
         }
     }
@@ -95,6 +109,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -108,6 +123,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Socket::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Socket::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -115,6 +131,7 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -122,6 +139,7 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

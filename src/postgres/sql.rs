@@ -36,6 +36,9 @@ const SESSION_SETTINGS: &str = "\
     SET tcp_keepalives_interval = 5; \
     SET tcp_keepalives_count = 3";
 
+/// What the server says to someone without a password.
+pub(super) const NO_PASSWORD: &str = "the server wants a password, and postgres.url has none";
+
 /// A SQL session.
 #[derive(Debug)]
 pub struct SqlSession {
@@ -102,7 +105,12 @@ impl SqlSession {
         }
         // TLS is below the socket already.
         config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-        let (client, connection) = config.connect_raw(socket, NoTls).await?;
+        let connected = config.connect_raw(socket, NoTls).await.map_err(Error::from);
+        let (client, connection) = connected.map_err(|error| match error {
+            // The library calls it an invalid configuration, and means this.
+            Error::Protocol(_) if server.password.is_none() => Error::Auth(NO_PASSWORD.to_owned()),
+            other => other,
+        })?;
         let (end, ended) = watch::channel(None);
         tokio::spawn(async move {
             let reason = match connection.await {

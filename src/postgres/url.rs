@@ -5,12 +5,13 @@
 //! One [`Server`] then serves both kinds of connections, the replication stream and SQL.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use pgwire_replication::{SslMode, TlsConfig};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{ChannelBinding, Host, TargetSessionAttrs};
+
+use super::tls::{SslMode, Tls};
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +89,9 @@ pub enum UrlError {
     /// A certificate without its key, or the other way round.
     #[error("sslcert and sslkey go together")]
     CertWithoutKey,
+    /// A file that does not hold what it should.
+    #[error("{0}")]
+    Certificate(String),
     /// A file that is not there.
     #[error("{parameter}: there is no file {}", path.display())]
     NoFile {
@@ -116,6 +120,7 @@ impl Server {
                     _ => UrlError::Malformed,
                 }
             })?;
+        refuse_what_would_be_ignored(&config)?;
         let user = config.get_user().ok_or(UrlError::NoUser)?.to_owned();
         let server = Self {
             addresses: addresses(&config)?,
@@ -128,18 +133,17 @@ impl Server {
             tls,
         };
         for address in &server.addresses {
-            server.tls_for(address)?;
+            server.tls_for(address)?.client_config().map_err(UrlError::Certificate)?;
         }
         Ok(server)
     }
 
     /// How a connection to `address` is secured: as `sslmode` says, else `verify-full`, but only
     /// `prefer` where no network lies between.
-    pub(super) fn tls_for(&self, address: &Address) -> Result<TlsConfig, UrlError> {
+    pub(super) fn tls_for(&self, address: &Address) -> Result<Tls, UrlError> {
         let Address::Tcp(host, _) = address else {
-            return Ok(TlsConfig::disabled());
+            return Ok(Tls { mode: SslMode::Disable, roots: None, identity: None });
         };
-        let roots = self.root_certificates()?;
         let mode = match self.tls.mode.as_deref() {
             None if is_loopback(host) => SslMode::Prefer,
             None | Some("verify-full") => SslMode::VerifyFull,
@@ -151,35 +155,28 @@ impl Server {
             Some("disable") => SslMode::Disable,
             Some(other) => return Err(UrlError::SslMode(other.to_owned())),
         };
-        let (cert, key) = (self.tls.cert.clone(), self.tls.key.clone());
-        if cert.is_some() != key.is_some() {
-            return Err(UrlError::CertWithoutKey);
-        }
-        let files = [("sslcert", &cert), ("sslkey", &key), ("sslrootcert", &roots)];
-        for (parameter, path) in files {
-            if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
+        let identity = match (self.tls.cert.clone(), self.tls.key.clone()) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => return Err(UrlError::CertWithoutKey),
+        };
+        let roots = self.root_certificates();
+        let (cert, key) = identity.as_ref().map(|(cert, key)| (cert, key)).unzip();
+        for (parameter, path) in
+            [("sslcert", cert), ("sslkey", key), ("sslrootcert", roots.as_ref())]
+        {
+            if let Some(path) = path.filter(|path| !path.is_file()) {
                 return Err(UrlError::NoFile { parameter, path: path.clone() });
             }
         }
-        Ok(TlsConfig {
-            mode,
-            ca_pem_path: roots,
-            // An address can stand in a certificate too; the library wants to be told so.
-            sni_hostname: host.parse::<IpAddr>().is_ok().then(|| host.clone()),
-            client_cert_pem_path: cert,
-            client_key_pem_path: key,
-        })
+        Ok(Tls { mode, roots, identity })
     }
 
-    /// `sslrootcert`; without it the system's certificates, or those that are built in.
-    fn root_certificates(&self) -> Result<Option<PathBuf>, UrlError> {
+    /// `sslrootcert`; without it the system's certificates.
+    fn root_certificates(&self) -> Option<PathBuf> {
         match self.tls.root_cert.as_deref() {
-            None | Some("system") => Ok(openssl_probe::probe().cert_file),
-            Some(path) => {
-                let path = Path::new(path);
-                let missing = || UrlError::NoFile { parameter: "sslrootcert", path: path.into() };
-                if path.is_file() { Ok(Some(path.into())) } else { Err(missing()) }
-            }
+            None | Some("system") => openssl_probe::probe().cert_file,
+            Some(path) => Some(path.into()),
         }
     }
 
@@ -223,6 +220,24 @@ fn addresses(config: &tokio_postgres::Config) -> Result<Vec<Address>, UrlError> 
         addresses.push(Address::Tcp("localhost".to_owned(), port(0)));
     }
     Ok(addresses)
+}
+
+/// What libpq would heed and we do not.
+fn refuse_what_would_be_ignored(config: &tokio_postgres::Config) -> Result<(), UrlError> {
+    let refuse = |text: &str| Err(UrlError::Parameter(text.to_owned()));
+    if config.get_channel_binding() == ChannelBinding::Require {
+        return refuse(
+            "channel_binding=require is not supported: leave it out, and have the certificate \
+             checked with sslmode=verify-full",
+        );
+    }
+    if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
+        return refuse("target_session_attrs=read-only: only a primary can be relayed");
+    }
+    if !config.get_hosts().is_empty() && !config.get_hostaddrs().is_empty() {
+        return refuse("hostaddr beside host is not supported: give one of them");
+    }
+    Ok(())
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -344,9 +359,20 @@ mod tests {
     }
 
     #[test]
+    fn other_modes_are_libpqs() {
+        for (text, expected) in [
+            ("prefer", SslMode::Prefer),
+            ("require", SslMode::Require),
+            ("verify-ca", SslMode::VerifyCa),
+            ("verify-full", SslMode::VerifyFull),
+        ] {
+            assert_eq!(mode(&format!("postgres://u@db.example/d?sslmode={text}")), expected);
+        }
+    }
+
+    #[test]
     fn require_with_root_certificates_checks_them() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let root = file.path().display();
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/tls/authority.pem");
         let url = format!("postgres://u@db.example/d?sslmode=require&sslrootcert={root}");
         assert_eq!(mode(&url), SslMode::VerifyCa);
     }
@@ -372,6 +398,10 @@ mod tests {
             ("postgres://u:hunter2@h/d?sslcert=/x", "go together"),
             ("postgres://u:hunter2@h/d?sslrootcert=/does/not/exist", "/does/not/exist"),
             ("postgres://u:hunter2@h:port/d", "port"),
+            (concat!("postgres://u:hunter2@h/d?sslrootcert=", file!()), "no certificate in it"),
+            ("postgres://u:hunter2@h/d?channel_binding=require", "channel_binding"),
+            ("postgres://u:hunter2@h/d?target_session_attrs=read-only", "target_session_attrs"),
+            ("postgres://u:hunter2@h/d?hostaddr=10.0.0.1", "hostaddr"),
         ] {
             let error = Server::parse(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");

@@ -14,6 +14,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod addresses;
 mod deferred;
 mod demo;
 mod happy_path;
@@ -30,3 +31,5 @@ mod statuses;
 mod support;
 mod sweep;
 mod tables;
+mod tls;
+mod versions;

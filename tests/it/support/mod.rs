@@ -1,6 +1,7 @@
 //! What the tests stand on: real services, the real binary, and one checker.
 
 pub mod broker;
+pub mod certificates;
 pub mod checker;
 pub mod database;
 pub mod records;
