@@ -126,11 +126,13 @@ impl Topics {
         self.look_by(now + LOOK_AGAIN);
     }
 
-    /// Something about the topic is in doubt.
-    pub(super) fn look_again(&mut self, id: TopicId, now: Instant) {
+    /// Something about the topic is in doubt, and has to be known shortly before `at`.
+    pub(super) fn look_again(&mut self, id: TopicId, now: Instant, at: Instant) {
+        let look_at = at.checked_sub(LOOK_AGAIN).map_or(now, |look_at| look_at.max(now));
         if let Some(topic) = self.get_mut(id) {
-            topic.look_at.get_or_insert(now + LOOK_AGAIN);
-            self.look_by(now + LOOK_AGAIN);
+            let look_at =
+                *topic.look_at.insert(topic.look_at.map_or(look_at, |at| at.min(look_at)));
+            self.look_by(look_at);
         }
     }
 
