@@ -104,6 +104,8 @@ impl Topics {
             before.partitions.min(info.partitions)
         });
         topic.info = Some(TopicInfo { partitions, ..info });
+        // An event that waited for the sink when the topic went away came here after later ones.
+        topic.waiting.sort_unstable();
         std::mem::take(&mut topic.waiting)
     }
 
@@ -164,5 +166,22 @@ impl Topics {
     pub(super) fn stall(&self) -> Option<&Failure> {
         let stalled = self.topics.iter().find(|topic| !topic.waiting.is_empty());
         stalled.and_then(|topic| topic.failure.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_leave_a_topic_in_the_order_of_reading() {
+        let mut topics = Topics::default();
+        let id = topics.add("a", Instant::now()).unwrap();
+        for seq in [7, 3, 5] {
+            topics.wait(id, seq);
+        }
+        let info = TopicInfo { partitions: 1, max_message_bytes: None };
+        assert_eq!(topics.ready("a", info), [3, 5, 7]);
+        assert!(topics.ready("a", info).is_empty());
     }
 }
