@@ -39,11 +39,15 @@ pub async fn stopped(stop: &mut watch::Receiver<Stop>, is_draining: bool) -> Sto
     };
     match asked {
         Stop::By(deadline) => {
-            let now = stop.wait_for(|stop| *stop == Stop::Now);
-            match timeout_at(deadline, now).await {
-                Ok(Err(_)) => std::future::pending().await,
-                _ => Stop::Now,
-            }
+            let at_once = async {
+                // Who asked may be gone; the deadline is not.
+                if stop.wait_for(|stop| *stop == Stop::Now).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            // Told or not, there is no time left.
+            let _ = timeout_at(deadline, at_once).await;
+            Stop::Now
         }
         Stop::Now => Stop::Now,
         Stop::No => std::future::pending().await,

@@ -15,6 +15,7 @@ use crate::admin::{self, Pages};
 use crate::config::{Config, LogConfig, LogFormat, Sources};
 use crate::failure::{Code, Failure};
 use crate::metrics::{BATCH_BUCKETS, BATCH_SIZE, SECONDS_BUCKETS, show_build};
+use crate::postgres;
 use crate::relay::{Outcome, Relay};
 
 /// Samples of histograms are gathered this often.
@@ -149,7 +150,7 @@ pub(super) fn init_log(config: LogConfig) {
     // At debug the driver would print the parameters of every statement.
     let filter = Targets::new()
         .with_default(config.level)
-        .with_target("tokio_postgres", config.level.min(tracing::Level::INFO));
+        .with_target(postgres::DRIVER, config.level.min(tracing::Level::INFO));
     // Whoever set a logger before, in a test, keeps it.
     let _ = if as_text {
         log.finish().with(filter).try_init()

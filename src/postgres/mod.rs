@@ -33,6 +33,9 @@ use std::time::Duration;
 
 use crate::lsn::Lsn;
 
+/// What the driver of the SQL sessions is called in the log.
+pub(crate) const DRIVER: &str = "tokio_postgres";
+
 /// What comes out of a replication stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalMessage<'a> {

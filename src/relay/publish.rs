@@ -335,13 +335,13 @@ impl<S: Sink> Publisher<S> {
         if let Some(waiting) = self.waiting.get_mut(&seq) {
             waiting.alone = true;
         }
-        // Perhaps the topic's limits were changed.
-        self.topics.look_again(topic, now);
         let refusal = self.refused.entry(seq);
         let refusal =
             refusal.or_insert(Refusal { attempts: 0, since: now, failure: failure.clone() });
         refusal.attempts += 1;
         let wait = self.backoff.wait(refusal.attempts, self.random.f64());
+        // Perhaps the topic's limits will have been changed by then.
+        self.topics.look_again(topic, now, now + wait);
         if refusal.attempts == 1 {
             tracing::warn!(
                 code = %failure.code,

@@ -13,7 +13,7 @@ use super::board::{Board, State, wall_clock};
 use super::capture::{Capture, Captured};
 use super::confirm::Confirmer;
 use super::disposition::{Fate, of_postgres, of_store};
-use super::flow::{Flow, Woken};
+use super::flow::Flow;
 use super::monitor::Sight;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
@@ -42,6 +42,8 @@ pub(super) struct Session<W, S, T> {
     flow: Flow<S, T>,
     confirmer: Confirmer,
     before: Before,
+    /// A message whose event a sweep may have published; it waits for the store to be asked.
+    in_question: Option<Vec<u8>>,
     meters: Meters,
     is_draining: bool,
 }
@@ -67,7 +69,16 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         meters: Meters,
     ) -> Self {
         let confirmer = Confirmer::new(stream.sender_timeout(), Instant::now());
-        Self { stream, capture, flow, confirmer, before, meters, is_draining: false }
+        Self {
+            stream,
+            capture,
+            flow,
+            confirmer,
+            before,
+            in_question: None,
+            meters,
+            is_draining: false,
+        }
     }
 
     /// Runs until it is told to stop, or `trouble` comes.
@@ -89,7 +100,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                 let sight = sights.borrow_and_update();
                 board.show_slot(sight.slot.as_ref());
             }
-            if self.is_draining && self.flow.is_empty() {
+            if self.is_draining && self.is_empty() {
                 break End::Stopped { drained: true };
             }
             let watermark = self.flow.publisher.window.watermark();
@@ -100,7 +111,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                 asked = stopped(&mut stop, self.is_draining) => {
                     self.is_draining = true;
                     if asked.is_over() {
-                        break End::Stopped { drained: self.flow.is_empty() };
+                        break End::Stopped { drained: self.is_empty() };
                     }
                 }
                 fate = &mut trouble => break End::Failed(fate),
@@ -124,9 +135,16 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         self.finish(end, board).await
     }
 
+    /// Whether everything that was read is settled.
+    fn is_empty(&self) -> bool {
+        self.in_question.is_none() && self.flow.is_empty()
+    }
+
     /// Whether to wait for more of the stream.
     fn reads(&self) -> bool {
-        !self.is_draining && self.flow.publisher.has_room(self.stream.next_len())
+        !self.is_draining
+            && self.in_question.is_none()
+            && self.flow.publisher.has_room(self.stream.next_len())
     }
 
     /// Everything that can be done without waiting.
@@ -134,8 +152,9 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let mut more = true;
         while more {
             let now = Instant::now();
+            self.flow.settler.gives_way = self.in_question.is_some();
             self.flow.advance(now, self.is_draining)?;
-            more = !self.is_draining && self.read(now).await?;
+            more = self.answer(now).await? && !self.is_draining && self.read(now).await?;
             let is_behind = self.before.flushed.is_valid();
             let state = if is_behind { State::CatchingUp } else { State::Streaming };
             self.flow.show(board, state, now);
@@ -150,7 +169,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     async fn read(&mut self, now: Instant) -> Result<bool, Fate> {
         let wall = wall_clock();
         for _ in 0..MESSAGES_AT_ONCE {
-            if !self.flow.publisher.has_room(self.stream.next_len()) {
+            if !self.answer(now).await? || !self.flow.publisher.has_room(self.stream.next_len()) {
                 return Ok(false);
             }
             let Self { stream, capture, flow, confirmer, .. } = self;
@@ -168,15 +187,27 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                     }
                 }
                 Some(WalMessage::Data(data)) if self.before.swept_until.is_valid() => {
-                    let data = data.to_vec();
-                    let captured = self.take_unless_swept(&data, wall, now).await?;
-                    self.note(captured);
+                    self.in_question = Some(data.to_vec());
                 }
                 Some(WalMessage::Data(data)) => {
                     let captured = capture.take(data, wall, |captive| flow.put(&captive, now))?;
                     self.note(captured);
                 }
             }
+        }
+        Ok(true)
+    }
+
+    /// Takes the message in question, if there is one and the store can be asked. Whether there is
+    /// none left.
+    async fn answer(&mut self, now: Instant) -> Result<bool, Fate> {
+        // The question goes over the session that settles.
+        if self.flow.settler.is_busy() {
+            return Ok(self.in_question.is_none());
+        }
+        if let Some(data) = self.in_question.take() {
+            let captured = self.take_unless_swept(&data, wall_clock(), now).await?;
+            self.note(captured);
         }
         Ok(true)
     }
@@ -189,11 +220,6 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         now: Instant,
     ) -> Result<Captured, Fate> {
         let Self { capture, flow, before, .. } = self;
-        // The question goes over the session that settles.
-        while flow.settler.is_busy() {
-            let finished = flow.settler.finished().await;
-            flow.take_in(Woken::Finished(finished), now)?;
-        }
         if let Some(id) = capture.peek_id(data)?
             && capture.open_commit() < before.swept_until
             && flow.settler.store().was_swept(&id).await.map_err(|error| of_store(&error))?

@@ -39,6 +39,8 @@ pub(super) struct Settler<T> {
     since: Option<Instant>,
     /// Whether the events are read by a sweep that the stream may repeat.
     pub(super) swept: bool,
+    /// Whether somebody else waits for the store: nothing new is started.
+    pub(super) gives_way: bool,
     running: Option<Running>,
     spare: Batch,
     catch_up: CatchUp,
@@ -76,6 +78,7 @@ impl<T: StatusStore + 'static> Settler<T> {
             position,
             since: None,
             swept: false,
+            gives_way: false,
             running: None,
             spare: Batch::default(),
             // An earlier run may have left some.
@@ -112,7 +115,7 @@ impl<T: StatusStore + 'static> Settler<T> {
     /// Starts a transaction if one is due; with `at_once`, as soon as there is anything to settle.
     pub(super) fn start(&mut self, window: &Window, now: Instant, at_once: bool) {
         // One at a time: both use one session, and a run can be a transaction of many statements.
-        if self.running.is_some() {
+        if self.running.is_some() || self.gives_way {
             return;
         }
         self.start_catching_up(now);

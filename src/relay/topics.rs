@@ -104,6 +104,8 @@ impl Topics {
             before.partitions.min(info.partitions)
         });
         topic.info = Some(TopicInfo { partitions, ..info });
+        // An event that waited for the sink when the topic went away came here after later ones.
+        topic.waiting.sort_unstable();
         std::mem::take(&mut topic.waiting)
     }
 
@@ -126,11 +128,13 @@ impl Topics {
         self.look_by(now + LOOK_AGAIN);
     }
 
-    /// Something about the topic is in doubt.
-    pub(super) fn look_again(&mut self, id: TopicId, now: Instant) {
+    /// Something about the topic is in doubt, and has to be known shortly before `at`.
+    pub(super) fn look_again(&mut self, id: TopicId, now: Instant, at: Instant) {
+        let look_at = at.checked_sub(LOOK_AGAIN).map_or(now, |look_at| look_at.max(now));
         if let Some(topic) = self.get_mut(id) {
-            topic.look_at.get_or_insert(now + LOOK_AGAIN);
-            self.look_by(now + LOOK_AGAIN);
+            let look_at =
+                *topic.look_at.insert(topic.look_at.map_or(look_at, |at| at.min(look_at)));
+            self.look_by(look_at);
         }
     }
 
@@ -162,5 +166,22 @@ impl Topics {
     pub(super) fn stall(&self) -> Option<&Failure> {
         let mut stalled = self.topics.iter().filter(|topic| !topic.waiting.is_empty());
         stalled.find_map(|topic| topic.failure.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_leave_a_topic_in_the_order_of_reading() {
+        let mut topics = Topics::default();
+        let id = topics.add("a", Instant::now()).unwrap();
+        for seq in [7, 3, 5] {
+            topics.wait(id, seq);
+        }
+        let info = TopicInfo { partitions: 1, max_message_bytes: None };
+        assert_eq!(topics.ready("a", info), [3, 5, 7]);
+        assert!(topics.ready("a", info).is_empty());
     }
 }

@@ -88,7 +88,14 @@ impl File {
 pub fn product() -> Vec<File> {
     let mut files = files(&["src"], ".rs");
     let for_tests: Vec<_> = files.iter().flat_map(File::test_modules).collect();
-    files.retain(|file| !for_tests.contains(&file.path));
+    let is_for_tests = |path: &str| {
+        // A module is a file, or a folder.
+        let is_in = |module: &String| {
+            path == module || path.starts_with(&format!("{}/", module.trim_end_matches(".rs")))
+        };
+        for_tests.iter().any(is_in)
+    };
+    files.retain(|file| !is_for_tests(&file.path));
     files
 }
 

@@ -1,0 +1,55 @@
+//! What happened over all histories: a fault that never comes proves nothing.
+
+macro_rules! tally {
+    ($($(#[doc = $doc:literal])* $field:ident,)*) => {
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub(super) struct Tally {
+            $($(#[doc = $doc])* pub(super) $field: u64,)*
+        }
+
+        impl Tally {
+            pub(super) fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+            }
+
+            /// The names of what never happened.
+            pub(super) fn missing(&self) -> Vec<&'static str> {
+                let all = [$((stringify!($field), self.$field),)*];
+                all.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+            }
+        }
+    };
+}
+
+tally! {
+    events,
+    sessions,
+    /// Stops that repeat nothing, and others.
+    drained,
+    undrained,
+    reconnects,
+    stood_by,
+    halts,
+    kills,
+    replacements,
+    /// What a relay wrote that had lost its place, in vain.
+    fenced,
+    server_crashes,
+    /// Sessions that read on from within what is settled.
+    skipped,
+    swept,
+    /// Streams that broke within a transaction.
+    torn,
+    unsettled,
+    /// Settled, and nobody was told.
+    unheard,
+    landed_late,
+    refusals,
+    too_large,
+    topics_away,
+    unavailable,
+    full,
+    full_windows,
+    duplicates,
+    ended_stalled,
+}
