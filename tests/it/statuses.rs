@@ -160,6 +160,39 @@ async fn s8_a_locked_row_holds_up_neither_the_relay_nor_the_application() {
     small.clear().await;
 }
 
+/// Many statuses that are late are all written, and none waits for those that cannot be.
+#[tokio::test]
+async fn s8_late_statuses_are_written_however_many_they_are() {
+    let small = Small::new("s8_many").await;
+    assert_eq!(small.options().start_ready().await.stop().await, 0);
+    let insert = format!(
+        "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic) \
+         SELECT 'tested', 'k' || n, 'Tested', jsonb_build_object('n', n), '{}' \
+         FROM generate_series(1, 400) n",
+        small.topic
+    );
+    small.database.execute(&insert).await;
+    let application = small.database.connect().await;
+    application.batch_execute("BEGIN; SELECT FROM outbox FOR UPDATE").await.unwrap();
+    let relay = small.options().start_ready().await;
+    small.database.wait_until_confirmed(&small.database.name).await;
+    let late = "SELECT count(*) FROM outboxd.ledger WHERE unwritten AND verdict = 'sent'";
+    assert_eq!(small.database.count(late).await, 400);
+    // The first hundred and some go on being refused.
+    let check = "ALTER TABLE outbox ADD CONSTRAINT odd \
+                 CHECK (status <> 'SENT' OR (payload->>'n')::int > 150) NOT VALID";
+    application.batch_execute(check).await.unwrap();
+    application.batch_execute("COMMIT").await.unwrap();
+    small.wait_for_sent(250).await;
+    eventually("the ledger to keep the refused ones", SOON, || async {
+        small.database.count(late).await == 150
+    })
+    .await;
+    assert_eq!(small.kafka.read(&[&small.topic]).len(), 400);
+    assert_eq!(relay.stop().await, 0);
+    small.clear().await;
+}
+
 /// A check that one row breaks does not keep the others of its batch from being SENT, and no
 /// message quotes its payload.
 #[tokio::test]
