@@ -48,6 +48,8 @@ pub enum Error {
         sqlstate: SqlState,
         /// Its words.
         message: String,
+        /// Whether it was something that our statement set off, a trigger for instance.
+        in_context: bool,
     },
     /// The server sent something that cannot come here.
     #[error("unexpected answer from the server: {0}")]
@@ -88,6 +90,7 @@ impl Error {
         Error::Server {
             sqlstate: SqlState::from_code(fields.code.as_deref().unwrap_or("XX000")),
             message: fields.message.unwrap_or_default(),
+            in_context: false,
         }
     }
 }
@@ -112,7 +115,11 @@ fn of_io(error: &io::Error) -> Error {
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         if let Some(db) = error.as_db_error() {
-            return Error::Server { sqlstate: db.code().clone(), message: db.message().to_owned() };
+            return Error::Server {
+                sqlstate: db.code().clone(),
+                message: db.message().to_owned(),
+                in_context: db.where_().is_some(),
+            };
         }
         if error.is_closed() {
             return Error::Closed;

@@ -143,7 +143,11 @@ mod tests {
     use tokio_postgres::error::SqlState;
 
     fn server(code: &str) -> Error {
-        Error::Server { sqlstate: SqlState::from_code(code), message: "said no".to_owned() }
+        Error::Server {
+            sqlstate: SqlState::from_code(code),
+            message: "said no".to_owned(),
+            in_context: false,
+        }
     }
 
     #[test]

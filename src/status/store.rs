@@ -325,16 +325,21 @@ fn wide(xids: &[u32]) -> Vec<i64> {
 /// our rights or the connection. What a constraint or trigger raises can have any code, so this
 /// names what is *not* a row's doing.
 fn is_a_rows_doing(error: &Error) -> bool {
-    let Some(sqlstate) = error.sqlstate() else {
+    let Error::Server { sqlstate, in_context, .. } = error else {
         return false;
     };
-    match sqlstate.code() {
-        // Somebody else has the row: a lock, a deadlock, a statement that waited too long.
-        "55P03" | "40P01" | "40001" | "57014" => true,
-        code => !["08", "0A", "25", "28", "3D", "42", "53", "54", "55", "57", "58", "F0", "XX"]
-            .iter()
-            .any(|class| code.starts_with(class)),
+    let is_one_of = |classes: &[&str]| {
+        let code = sqlstate.code();
+        classes.iter().any(|class| code.starts_with(class))
+    };
+    // Somebody else has the row: a lock, a deadlock, a statement that waited too long.
+    if is_one_of(&["55P03", "40P01", "40001", "57014"]) {
+        return true;
     }
+    let servers = ["08", "28", "53", "57", "58", "F0", "XX"];
+    // Of our own statement these would be a fault; in a trigger they are the trigger's.
+    let ours = ["0A", "25", "3D", "42", "54", "55"];
+    !is_one_of(&servers) && (*in_context || !is_one_of(&ours))
 }
 
 #[cfg(test)]
@@ -347,6 +352,7 @@ mod tests {
             is_a_rows_doing(&Error::Server {
                 sqlstate: SqlState::from_code(code),
                 message: String::new(),
+                in_context: false,
             })
         };
         for row in ["23514", "23505", "22012", "P0001", "44000", "55P03", "40P01", "MY001"] {

@@ -229,12 +229,13 @@ async fn a_trigger_that_refuses_a_status_stops_nothing() {
         .execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
                 IF NEW.aggregate_id = 'bad' THEN RAISE EXCEPTION 'no' USING ERRCODE = 'MY001'; END IF; \
+                IF NEW.aggregate_id = 'lost' THEN PERFORM FROM nowhere_to_be_found; END IF; \
                 RETURN NEW; END $$; \
              CREATE TRIGGER refuse BEFORE UPDATE ON outbox FOR EACH ROW EXECUTE FUNCTION refuse()",
         )
         .await;
     let relay = small.options().start_ready().await;
-    for (n, key) in ["a", "bad", "b"].into_iter().enumerate() {
+    for (n, key) in ["a", "bad", "lost", "b"].into_iter().enumerate() {
         small.emit(key, n as i64).await;
     }
     small.wait_for_sent(2).await;

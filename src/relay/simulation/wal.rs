@@ -42,7 +42,7 @@ impl Connection {
             return Error::Closed;
         }
         let message = "terminating connection due to administrator command".to_owned();
-        Error::Server { sqlstate: SqlState::ADMIN_SHUTDOWN, message }
+        Error::Server { sqlstate: SqlState::ADMIN_SHUTDOWN, message, in_context: false }
     }
 }
 
