@@ -129,7 +129,7 @@ impl Place {
         let mut set_up =
             SetUp { place: &self, config, control: &control, connection, outbox: &outbox };
         let identity = set_up.check_identity().await?;
-        set_up.check_publication(found.publication.as_ref(), has_slot).await?;
+        let fingerprint = set_up.settle_publication(found.publication, has_slot).await?;
 
         let mut flow = self.open_flow(config, &outbox, meters).await?;
         let Some(swept_until) =
@@ -138,7 +138,7 @@ impl Place {
             flow.publisher.sink.close().await;
             return Ok(End::Stopped { drained: true });
         };
-        let fingerprint = set_up.remember(&identity).await?;
+        set_up.remember(&identity, &fingerprint).await?;
         let connection = set_up.connection;
         let stream = connection.start(&config.slot, &config.publication).await;
         let stream = stream.map_err(|error| of_postgres(&error, "start to stream"))?;
@@ -220,21 +220,28 @@ impl SetUp<'_> {
     }
 
     /// The publication is there before the slot, and is the one that the slot was first read with.
-    async fn check_publication(
+    /// Gives its fingerprint: whatever happens to it from here on, also during a sweep, is noticed.
+    async fn settle_publication(
         &self,
-        publication: Option<&Publication>,
+        publication: Option<Publication>,
         has_slot: bool,
-    ) -> Result<(), Fate> {
-        let name = &self.config.publication;
+    ) -> Result<String, Fate> {
+        let (name, client) = (&self.config.publication, &self.control.client);
         let known = self.place.row.publication.as_ref();
         match publication {
-            None => create_publication(&self.control.client, name, &self.outbox.table.name).await,
+            None => {
+                create_publication(client, name, &self.outbox.table.name).await?;
+                let created = Publication::load(client, name, self.outbox.table.oid).await;
+                let created =
+                    created.map_err(|error| of_postgres(&error, "read the publication"))?;
+                Ok(created.map(|created| created.fingerprint).unwrap_or_default())
+            }
             Some(found) if has_slot && known.is_some_and(|known| *known != found.fingerprint) => {
                 let text =
                     format!("publication \"{name}\" was dropped or changed since the last run");
                 Err(Fate::Halt(Failure::new(Code::PublicationLost, text)))
             }
-            Some(_) => Ok(()),
+            Some(found) => Ok(found.fingerprint),
         }
     }
 
@@ -305,14 +312,8 @@ impl SetUp<'_> {
         self.still_ours(kept)
     }
 
-    /// What the stream belongs to is recorded before the stream is read. Gives the publication's
-    /// fingerprint.
-    async fn remember(&self, identity: &Identity) -> Result<String, Fate> {
-        let table = self.outbox.table.oid;
-        let name = &self.config.publication;
-        let found = Publication::load(&self.control.client, name, table).await;
-        let found = found.map_err(|error| of_postgres(&error, "read the publication"))?;
-        let fingerprint = found.map(|found| found.fingerprint).unwrap_or_default();
+    /// What the stream belongs to is recorded before the stream is read.
+    async fn remember(&self, identity: &Identity, fingerprint: &str) -> Result<(), Fate> {
         let (client, epoch) = (&self.place.writer.client, self.place.row.epoch);
         let kept = RelayRow::remember_stream(
             client,
@@ -320,12 +321,11 @@ impl SetUp<'_> {
             epoch,
             identity,
             &self.config.slot,
-            &fingerprint,
+            fingerprint,
         );
         self.still_ours(kept.await)?;
         let kept = RelayRow::remember_state(client, &self.config.id, "running", None).await;
-        kept.map_err(|error| of_postgres(&error, "record the state"))?;
-        Ok(fingerprint)
+        kept.map_err(|error| of_postgres(&error, "record the state"))
     }
 
     fn still_ours(&self, kept: Result<bool, Error>) -> Result<(), Fate> {

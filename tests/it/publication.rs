@@ -126,6 +126,28 @@ async fn s13_a_membership_that_was_made_anew_is_noticed() {
     set.clear().await;
 }
 
+/// The same while a sweep holds up the stream: the slot is there, and nobody reads it yet.
+#[tokio::test]
+async fn s13_a_change_during_the_sweep_is_noticed() {
+    let set = set("s13_sweep").await;
+    let missing = unique("s13_sweep_missing");
+    set.database.emit("tested", "k", &missing, "{}").await;
+    let mut relay = set.options().start();
+    relay.wait_until_logged("OBX-4002").await;
+    set.database.execute("ALTER PUBLICATION outboxd DROP TABLE outbox").await;
+    set.emit(1).await;
+    set.database.execute("ALTER PUBLICATION outboxd ADD TABLE outbox").await;
+    set.kafka.create_topic(&missing, 1, &[]).await;
+    assert_eq!(relay.wait().await.code(), Some(73), "the row in between is not in the stream");
+    assert!(relay.has_logged("OBX-2021"));
+    let (code, _, _) = set.options().command_output(&["slot", "drop", "--yes"]);
+    assert_eq!(code, 0);
+    let relay = set.options().start_ready().await;
+    assert_eq!(set.arrived(1).await, [1]);
+    assert_eq!(relay.stop().await, 0);
+    set.clear().await;
+}
+
 #[tokio::test]
 async fn a_slot_that_is_gone_is_a_halt_with_a_way_back() {
     let set = set("slot_gone").await;
