@@ -115,6 +115,13 @@ impl KafkaSink {
         self.producers.get(&batch).ok_or_else(gone)
     }
 
+    /// Why a producer cannot go on, if one cannot.
+    fn fatal(&self) -> Option<Report> {
+        let mut producers = self.producers.values();
+        let (_, reason) = producers.find_map(|producer| producer.client().fatal_error())?;
+        Some(Report::Fatal(reason))
+    }
+
     /// The record fits the topic as a batch of its own.
     fn check(&self, record: &Record<'_>, topic: TopicInfo) -> Result<(), SinkError> {
         if !(0..topic.partitions).contains(&record.partition) {
@@ -196,10 +203,15 @@ impl Sink for KafkaSink {
     fn take(&mut self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>) {
         // First the flag: what comes after it wakes us again.
         self.mailbox.is_signalled.store(false, Ordering::Release);
-        {
+        let is_suspect = {
             let mut content = self.mailbox.content();
             delivered.append(&mut content.delivered);
             reports.append(&mut content.reports);
+            std::mem::take(&mut content.is_suspect)
+        };
+        if is_suspect {
+            // Before what became of its records: they are told as forgotten because of it.
+            reports.splice(0..0, self.fatal());
         }
         for report in reports.iter() {
             match report {
