@@ -129,6 +129,13 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
         "slot": SlotStatus::new(&relay.slot, slot.as_ref()),
         "position": position,
         "last_error": error,
+        // Only the relay itself knows.
+        "in_flight": null,
+        "held": null,
+        "blocked_keys": null,
+        "rates": null,
+        "lag_seconds": null,
+        "checks": null,
     }))
 }
 
@@ -148,7 +155,7 @@ fn print_text(document: &serde_json::Value) {
         text("/slot/confirmed_lsn"),
         text("/slot/lag_bytes")
     );
-    if document.get("in_flight").is_some() {
+    if document.get("in_flight").is_some_and(|value| !value.is_null()) {
         println!(
             "in flight  {} events, {} bytes; lag {} s",
             text("/in_flight/events"),
