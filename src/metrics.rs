@@ -36,6 +36,7 @@ macro_rules! meters {
             /// Registers every meter with the process's recorder.
             pub fn new() -> Self {
                 $(describe!($kind, $name, concat!($($doc),+));)*
+                describe_shared();
                 Self { $($field: register!($kind, $name $(, $label => $value)*),)* }
             }
         }
@@ -138,6 +139,24 @@ meters! {
     reconnects: Counter = "outbox_replication_reconnects_total";
     /// Memory of the process.
     memory: Gauge = "outbox_memory_bytes";
+}
+
+/// Describes what several series share, and what is looked up where it is shown.
+fn describe_shared() {
+    describe_counter!("outbox_publish_total", Unit::Count, "Outcomes of publishing, by status.");
+    describe_histogram!("outbox_relay_processing_seconds", "Time of a stage of the relay.");
+    describe_gauge!(
+        "outbox_slot_lag_bytes",
+        "WAL that was not confirmed, that was not received, and that the slot keeps (restart)."
+    );
+    describe_gauge!("outbox_slot_wal_status", "What the slot's WAL is: exactly one is 1.");
+    describe_gauge!("outbox_relay_state", "What the relay does: exactly one is 1.");
+    describe_counter!(
+        "outbox_relay_errors_total",
+        Unit::Count,
+        "Failures, by the part of the relay and their class."
+    );
+    describe_gauge!("outbox_build_info", "What was built: always 1.");
 }
 
 impl Default for Meters {

@@ -1,5 +1,6 @@
 //! Commands before the relay runs: `init`, `check`, `config show`, `doctor`.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,14 +8,21 @@ use std::time::Duration;
 use super::{CommandResult, Output, print_json};
 use crate::config::{self, Config, Sources};
 use crate::failure::{Code, Failure, chain};
-use crate::postgres::SqlSession;
+use crate::postgres::{Error, SqlSession};
 use crate::relay::{Finding, Severity, preflight};
 use crate::sink::{KafkaSink, Report, Sink as _};
 
 pub(super) fn init(output: &Path) -> CommandResult {
     use std::io::Write as _;
     let fail = |error: std::io::Error| {
-        Failure::new(Code::Config, format!("write {}: {error}", output.display()))
+        let path = output.display();
+        let text = match error.kind() {
+            ErrorKind::AlreadyExists => {
+                format!("{path} is there already, and stays as it is; --output names another")
+            }
+            _ => format!("write {path}: {error}"),
+        };
+        Failure::new(Code::Config, text)
     };
     let mut file = std::fs::File::create_new(output).map_err(fail)?;
     file.write_all(config::template().as_bytes()).map_err(fail)?;
@@ -52,9 +60,9 @@ pub(super) async fn doctor(config: Config, output: Output) -> CommandResult {
     let mut findings = match SqlSession::open(&config.relay.server, "doctor").await {
         Ok(session) => match preflight(&session.client, &config.relay).await {
             Ok(found) => found.findings,
-            Err(error) => vec![unreachable(&chain(&error))],
+            Err(error) => vec![unreachable(&config, &error)],
         },
-        Err(error) => vec![unreachable(&chain(&error))],
+        Err(error) => vec![unreachable(&config, &error)],
     };
     findings.extend(kafka_finding(&config).await);
     let is_ok = findings.iter().all(|finding| finding.severity != Severity::Error);
@@ -79,8 +87,9 @@ pub(super) async fn doctor(config: Config, output: Output) -> CommandResult {
     Ok(worst.map_or(ExitCode::SUCCESS, |finding| ExitCode::from(finding.code.exit_code())))
 }
 
-fn unreachable(observed: &str) -> Finding {
-    Finding::unreachable(Code::PostgresUnavailable, "PostgreSQL", observed)
+fn unreachable(config: &Config, error: &Error) -> Finding {
+    let failure = config.relay.failure_of(error, "check the set-up");
+    Finding::unreachable(failure.code, "PostgreSQL", &chain(error))
 }
 
 async fn kafka_finding(config: &Config) -> Option<Finding> {

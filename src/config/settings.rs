@@ -123,7 +123,8 @@ impl Settings {
     pub(super) fn read_flag(&mut self, flag: &str) {
         match flag.split_once('=') {
             Some((path, text)) => self.read_text(path.trim(), text, &Origin::Flag),
-            None => self.problem(format!("--set {flag}: expected section.key=value")),
+            // What was written instead can be a secret.
+            None => self.problem("--set: expected section.key=value, found no \"=\""),
         }
     }
 

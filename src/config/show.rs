@@ -62,12 +62,19 @@ fn without_password(value: &Value) -> String {
 const SECRET_WORDS: [&str; 7] =
     ["password", "secret", "token", "jaas", "pem", "credential", "assertion"];
 
+/// What may be told of properties that guard something: a misspelt name can be a password's.
+const TOLD_ENDINGS: [&str; 5] =
+    [".mechanism", ".mechanisms", ".username", ".location", ".algorithm"];
+
 fn without_secrets(value: &Value) -> Value {
     let Value::Table(table) = value else {
         return Value::String("***".to_owned());
     };
     let hide = |(name, value): (&String, &Value)| {
-        let is_secret = SECRET_WORDS.iter().any(|word| name.contains(word));
+        let guards = name.starts_with("sasl.") || name.starts_with("ssl.");
+        let is_told = TOLD_ENDINGS.iter().any(|ending| name.ends_with(ending));
+        let is_named_so = SECRET_WORDS.iter().any(|word| name.contains(word));
+        let is_secret = is_named_so || (guards && !is_told);
         let shown = if is_secret { Value::String("***".to_owned()) } else { value.clone() };
         (name.clone(), shown)
     };
@@ -117,6 +124,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use toml::Table;
 
     #[test]
     fn a_password_is_never_shown() {
@@ -133,6 +141,24 @@ mod tests {
             ("postgres://u:hunter2/x@h/d", "***"),
         ] {
             assert_eq!(without_password(&Value::String(url.to_owned())), shown);
+        }
+    }
+
+    #[test]
+    fn of_properties_that_guard_something_only_what_is_known_is_shown() {
+        for (name, is_shown) in [
+            ("compression.type", true),
+            ("security.protocol", true),
+            ("sasl.mechanisms", true),
+            ("ssl.ca.location", true),
+            ("sasl.password", false),
+            ("sasl.pasword", false),
+            ("ssl.key.pem", false),
+            ("some.secret", false),
+        ] {
+            let table = Table::from_iter([(name.to_owned(), Value::String("hunter2".to_owned()))]);
+            let shown = without_secrets(&Value::Table(table)).to_string();
+            assert_eq!(shown.contains("hunter2"), is_shown, "{shown}");
         }
     }
 

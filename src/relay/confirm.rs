@@ -44,6 +44,11 @@ impl Confirmer {
         self.received = self.received.max(lsn);
     }
 
+    /// Up to where the stream was received over this connection.
+    pub(super) fn received_until(&self) -> Lsn {
+        self.received
+    }
+
     /// The server wants to hear from us.
     pub(super) fn asked(&mut self) {
         self.was_asked = true;

@@ -107,6 +107,15 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 meters.processing_duration.record((now - since).as_secs_f64());
             }
         })?;
+        for (seq, failure) in self.publisher.newly_refused.drain(..) {
+            tracing::warn!(
+                event_id = self.settler.id(seq),
+                code = %failure.code,
+                error = failure.message,
+                remedy = failure.code.remedy(),
+                "an event was refused; its key waits"
+            );
+        }
         self.settler.start(&self.publisher.window, now, at_once);
         Ok(())
     }

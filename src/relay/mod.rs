@@ -159,14 +159,17 @@ pub async fn run(
             }
             Fate::Reconnect(failure) => {
                 failures += 1;
-                count_error("postgres", "unavailable");
+                // The producer's own end was counted where it was reported.
+                if failure.code != Code::ProducerFatal {
+                    count_error("postgres", "unavailable");
+                }
                 meters.reconnects.increment(1);
                 let wait = config.reconnect.wait(failures, fastrand::f64());
                 tracing::warn!(
                     code = %failure.code,
                     error = failure.message,
                     remedy = failure.code.remedy(),
-                    wait_ms = wait.as_millis(),
+                    wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
                     "the session ended; trying again"
                 );
                 board.show_state(State::Starting, Some(&failure));

@@ -199,6 +199,10 @@ fn table_findings(table: &OutboxTable) -> Vec<Finding> {
     Vec::new()
 }
 
+/// A publication alone does not bring back what was written without it.
+const THEN_SLOT_DROP: &str =
+    "-- then `outboxd slot drop`, so that unsent rows are published from the table";
+
 fn publication_findings(
     found: &Preflight,
     table: &OutboxTable,
@@ -211,7 +215,8 @@ fn publication_findings(
         if found.slot.is_some() {
             let observed = format!("slot \"{}\" is there, publication {name} is not", config.slot);
             let required = "the publication that the slot was made for";
-            return vec![Finding::error(Code::PublicationLost, title, observed, required, create)];
+            let fix = format!("{create} {THEN_SLOT_DROP}");
+            return vec![Finding::error(Code::PublicationLost, title, observed, required, fix)];
         }
         if config.create {
             return Vec::new();
@@ -222,12 +227,12 @@ fn publication_findings(
     };
     let mut findings = Vec::new();
     if !publication.contains_table {
-        let code = match found.slot {
-            Some(_) => Code::PublicationLost,
-            None => Code::PublicationUnsuitable,
+        let add = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
+        let (code, fix) = match found.slot {
+            Some(_) => (Code::PublicationLost, format!("{add} {THEN_SLOT_DROP}")),
+            None => (Code::PublicationUnsuitable, add),
         };
         let observed = format!("{name} does not contain {}", table.name);
-        let fix = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
         findings.push(Finding::error(code, title, observed, "the outbox table in it", fix));
     }
     if !publication.inserts {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::disposition::{Fate, RecordFate, of_sink};
 use super::topics::{TopicId, Topics};
 use crate::ack::{Lane, Limits, Seq, Window};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::lsn::Position;
 use crate::metrics::{Meters, count_error};
 use crate::outbox::{Envelope, MapError, Placement};
@@ -41,6 +41,8 @@ pub(super) struct Publisher<S> {
     ready: VecDeque<Seq>,
     again: BinaryHeap<Reverse<(Instant, Seq)>>,
     refused: HashMap<Seq, Refusal>,
+    /// Refused for the first time, and not told yet.
+    pub(super) newly_refused: Vec<(Seq, Failure)>,
     backoff: Backoff,
     hasher: RandomState,
     random: fastrand::Rng,
@@ -49,7 +51,7 @@ pub(super) struct Publisher<S> {
     reports: Vec<Report>,
     go: Vec<Seq>,
     /// Whether the sink can be reached, as far as it has told.
-    reachable: Option<Result<(), String>>,
+    reachable: Option<Result<(), Failure>>,
     /// When to ask it again, while it cannot.
     probe_at: Option<Instant>,
 }
@@ -79,6 +81,7 @@ impl<S: Sink> Publisher<S> {
             ready: VecDeque::new(),
             again: BinaryHeap::new(),
             refused: HashMap::new(),
+            newly_refused: Vec::new(),
             backoff: Backoff::new(REFUSED_INITIAL, REFUSED_MAX, 0.2),
             hasher: RandomState::new(),
             random: fastrand::Rng::new(),
@@ -280,12 +283,18 @@ impl<S: Sink> Publisher<S> {
             (Some(Err(_)), Ok(())) => tracing::info!("Kafka answers again"),
             (None | Some(Ok(())), Err(reason)) => {
                 count_error("kafka", "unavailable");
-                tracing::warn!(reason, "Kafka does not answer; waiting for it");
+                tracing::warn!(
+                    code = %Code::KafkaUnavailable,
+                    error = reason,
+                    remedy = Code::KafkaUnavailable.remedy(),
+                    "Kafka does not answer; waiting for it"
+                );
             }
             (None, Ok(())) | (Some(Err(_)), Err(_)) => {}
         }
         self.probe_at = result.is_err().then(|| now + PROBE_EVERY);
-        self.reachable = Some(result);
+        let failure = |reason| Failure::new(Code::KafkaUnavailable, reason);
+        self.reachable = Some(result.map_err(failure));
     }
 
     /// Whether the sink can be reached, as far as it has told.
@@ -343,12 +352,7 @@ impl<S: Sink> Publisher<S> {
         // Perhaps the topic's limits will have been changed by then.
         self.topics.look_again(topic, now, now + wait);
         if refusal.attempts == 1 {
-            tracing::warn!(
-                code = %failure.code,
-                error = failure.message,
-                remedy = failure.code.remedy(),
-                "an event was refused; its key waits"
-            );
+            self.newly_refused.push((seq, failure.clone()));
         } else {
             tracing::debug!(error = failure.message, attempts = refusal.attempts, "refused again");
         }
@@ -378,7 +382,10 @@ impl<S: Sink> Publisher<S> {
     /// Why events wait that should have gone, if any do.
     pub(super) fn stall(&self) -> Option<&Failure> {
         let oldest = self.refused.iter().min_by_key(|(seq, _)| **seq);
-        oldest.map(|(_, refusal)| &refusal.failure).or_else(|| self.topics.stall())
+        let refused = oldest.map(|(_, refusal)| &refusal.failure);
+        let unreachable = self.reachable.as_ref().and_then(|reachable| reachable.as_ref().err());
+        let unreachable = unreachable.filter(|_| self.window.unacked() > 0);
+        refused.or_else(|| self.topics.stall()).or(unreachable)
     }
 
     /// Since when the oldest refused event has waited.

@@ -9,7 +9,7 @@
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::board::{Board, State, wall_clock};
+use super::board::{Board, State, float, wall_clock};
 use super::capture::{Capture, Captured};
 use super::confirm::Confirmer;
 use super::disposition::{Fate, of_postgres, of_store};
@@ -99,6 +99,10 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             {
                 let sight = sights.borrow_and_update();
                 board.show_slot(sight.slot.as_ref());
+                if let Some(slot) = &sight.slot {
+                    let received = self.confirmer.received_until().max(slot.confirmed());
+                    self.meters.slot_lag_received.set(float(slot.current().bytes_since(received)));
+                }
             }
             if self.is_draining && self.is_empty() {
                 break End::Stopped { drained: true };
@@ -260,7 +264,6 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let watermark = self.flow.publisher.window.watermark();
         let time = wall_clock() - POSTGRES_EPOCH_MICROS;
         let feedback = self.confirmer.feedback(watermark, Instant::now(), time);
-        self.meters.slot_lag_received.set(0.0);
         self.stream.send(feedback).await.map_err(|error| of_postgres(&error, "send feedback"))
     }
 

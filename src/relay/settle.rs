@@ -107,6 +107,12 @@ impl<T: StatusStore + 'static> Settler<T> {
         self.events.times(place)
     }
 
+    /// The id of such an event.
+    pub(super) fn id(&self, seq: Seq) -> Option<String> {
+        let place = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.events.id(place)
+    }
+
     /// When the oldest of these was committed, in microseconds since 1970.
     pub(super) fn oldest_committed(&self) -> Option<i64> {
         self.events.times(0).map(|times| times.committed)

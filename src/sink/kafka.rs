@@ -19,7 +19,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
-use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::types::{RDKafkaConfRes, RDKafkaErrorCode};
 
 use super::properties::KafkaConfig;
 use super::reports::{Context, Mailbox, classify};
@@ -97,7 +97,7 @@ impl KafkaSink {
             is_compressed: codec.is_some_and(|codec| codec != "none"),
         };
         // Made now, so that a wrong property is told now.
-        sink.producer(USUAL_BATCH).map_err(|error| error.to_string())?;
+        sink.producer(USUAL_BATCH).map_err(|error| without_value(&error))?;
         Ok(sink)
     }
 
@@ -113,6 +113,13 @@ impl KafkaSink {
         }
         let gone = || KafkaError::ClientCreation("the producer is gone".to_owned());
         self.producers.get(&batch).ok_or_else(gone)
+    }
+
+    /// Why a producer cannot go on, if one cannot.
+    fn fatal(&self) -> Option<Report> {
+        let mut producers = self.producers.values();
+        let (_, reason) = producers.find_map(|producer| producer.client().fatal_error())?;
+        Some(Report::Fatal(reason))
     }
 
     /// The record fits the topic as a batch of its own.
@@ -132,6 +139,19 @@ impl KafkaSink {
             bytes if bytes > limit => Err(SinkError::TooLarge { bytes, limit }),
             _ => Ok(()),
         }
+    }
+}
+
+/// What is wrong with a property, without its value: that can be a secret.
+fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("kafka.properties: there is no property {name}")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("kafka.properties: {name} cannot have this value")
+        }
+        other => other.to_string(),
     }
 }
 
@@ -162,7 +182,7 @@ impl Sink for KafkaSink {
         let batch = if record.alone { 0 } else { batch_for(topic.max_message_bytes) };
         let producer = self
             .producer(batch)
-            .map_err(|error| SendError::Refused(SinkError::Fatal(error.to_string())))?;
+            .map_err(|error| SendError::Refused(SinkError::Fatal(without_value(&error))))?;
         #[expect(
             clippy::cast_possible_truncation,
             reason = "a number of 64 bits on every platform"
@@ -196,10 +216,15 @@ impl Sink for KafkaSink {
     fn take(&mut self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>) {
         // First the flag: what comes after it wakes us again.
         self.mailbox.is_signalled.store(false, Ordering::Release);
-        {
+        let is_suspect = {
             let mut content = self.mailbox.content();
             delivered.append(&mut content.delivered);
             reports.append(&mut content.reports);
+            std::mem::take(&mut content.is_suspect)
+        };
+        if is_suspect {
+            // Before what became of its records: they are told as forgotten because of it.
+            reports.splice(0..0, self.fatal());
         }
         for report in reports.iter() {
             match report {
@@ -244,6 +269,23 @@ mod tests {
         for limit in [1usize, 100, 4096, 100_000, 1_000_000, 1_015_000] {
             let batch = batch_for(Some(limit));
             assert!(batch <= limit && batch >= limit / 3, "{limit}: {batch}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_property_is_told_without_its_value() {
+        for (name, said) in [("sasl.pasword", "no property"), ("linger.ms", "this value")] {
+            let property = [(name.to_owned(), "hunter2".to_owned())];
+            let config = KafkaConfig {
+                bootstrap_servers: "127.0.0.1:1".to_owned(),
+                properties: property.into(),
+                in_flight_events: 1,
+                in_flight_bytes: 1,
+                ask_limits: true,
+            };
+            let said_so = KafkaSink::open(&config).err().unwrap();
+            assert!(said_so.contains(name) && said_so.contains(said), "{said_so}");
+            assert!(!said_so.contains("hunter2"), "{said_so}");
         }
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Mailbox {
 pub(super) struct Content {
     pub(super) delivered: Vec<Seq>,
     pub(super) reports: Vec<Report>,
+    /// A producer has reported an error: perhaps its last.
+    pub(super) is_suspect: bool,
 }
 
 impl Mailbox {
@@ -42,6 +44,11 @@ impl Mailbox {
 
     pub(super) fn report(&self, report: Report) {
         self.content().reports.push(report);
+        self.wake();
+    }
+
+    fn suspect(&self) {
+        self.content().is_suspect = true;
         self.wake();
     }
 
@@ -64,12 +71,13 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        log(&error.to_string(), reason);
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => self.mailbox.report(Report::Fatal(reason.to_owned())),
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 self.mailbox.report(Report::Reachable(Err(reason.to_owned())));
             }
-            _ => log(&error.to_string(), reason),
+            // A fatal error comes under the code of its cause: only the producer knows.
+            _ => self.mailbox.suspect(),
         }
     }
 }

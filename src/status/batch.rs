@@ -58,6 +58,13 @@ impl EventQueue {
         self.events.get(place).map(|entry| entry.times)
     }
 
+    /// The id of the event at `place`. It is looked for from the first: only failures ask.
+    pub fn id(&self, place: usize) -> Option<String> {
+        let len = self.events.get(place)?.id_len as usize;
+        let start = self.events.iter().take(place).map(|entry| entry.id_len as usize).sum();
+        String::from_utf8(self.bytes.iter().skip(start).take(len).copied().collect()).ok()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.events.len()
@@ -157,6 +164,9 @@ mod tests {
             let mut queue = EventQueue::default();
             for (xid, id) in (0..).zip(&ids) {
                 queue.push(id, xid, EventTimes::default());
+            }
+            for (place, id) in ids.iter().enumerate() {
+                prop_assert_eq!(queue.id(place), Some(id.clone()));
             }
             let (mut run, mut seen, mut xids) = (EventIds::default(), Vec::new(), Vec::new());
             for count in cuts.into_iter().map(usize::from).chain([usize::MAX]) {
