@@ -2,7 +2,10 @@
 //!
 //! The publication can be dropped and made again between two looks, so it is compared by what
 //! changes then, not by name. Our walsender can become a synchronous standby when somebody reloads
-//! the configuration; commits would then wait for us, and we for our own.
+//! the configuration; commits would then wait for us, and we for our own. And a walsender that is
+//! told to end has a last word to say: as long as we do not read it, because nothing more fits into
+//! the window, it stays, and a checkpoint that wants to invalidate its slot waits for it, and with it
+//! the whole server.
 
 use std::time::Duration;
 
@@ -39,6 +42,8 @@ pub(super) struct Watched {
 pub(super) struct Sight {
     pub(super) slot: Option<Slot>,
     pub(super) trouble: Option<Fate>,
+    /// Whether the walsender waits for us to read, as it does only at its end.
+    is_ending: bool,
 }
 
 /// Looks, until there is trouble or nobody wants to know.
@@ -50,19 +55,25 @@ pub(super) async fn watch_over(
 ) {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut was_unreserved = false;
+    let (mut was_unreserved, mut was_ending) = (false, false);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = sights.closed() => return,
         }
-        let sight = match look(&session, &watched, &meters).await {
+        let mut sight = match look(&session, &watched, &meters).await {
             Ok(sight) => sight,
             Err(error) => {
                 let trouble = Some(of_postgres(&error, "watch slot and publication"));
-                Sight { slot: None, trouble }
+                Sight { trouble, ..Sight::default() }
             }
         };
+        // Seen twice, it is no passing moment.
+        if sight.is_ending && was_ending && sight.trouble.is_none() {
+            let text = "the server ends the stream, and waits for us to let go of it";
+            sight.trouble = Some(Fate::Reconnect(Failure::new(Code::PostgresUnavailable, text)));
+        }
+        was_ending = sight.is_ending;
         let status = sight.slot.as_ref().and_then(|slot| slot.wal_status.as_deref());
         let is_unreserved = status == Some("unreserved");
         if is_unreserved && !was_unreserved {
@@ -87,8 +98,12 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
     let client = &session.client;
     let slot = Slot::load(client, &watched.slot).await?;
     let publication = Publication::load(client, &watched.publication, watched.table).await?;
-    let sql = "SELECT current_setting('synchronous_standby_names')";
-    let standbys: String = client.query_one(sql, &[]).await?.get(0);
+    let walsender = slot.as_ref().and_then(|slot| slot.active_pid);
+    let sql = "SELECT current_setting('synchronous_standby_names'), \
+                      EXISTS (SELECT FROM pg_stat_activity \
+                              WHERE pid = $1 AND wait_event = 'ClientWrite')";
+    let row = client.query_one(sql, &[&walsender]).await?;
+    let (standbys, is_ending): (String, bool) = (row.get(0), row.get(1));
     measure_table(client, watched.table, meters).await?;
     RelayRow::forget_swept(client, &watched.relay_id, watched.keeps_verdicts).await?;
     let halt = |code, text: String| Some(Fate::Halt(Failure::new(code, text)));
@@ -108,7 +123,7 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
     } else {
         None
     };
-    Ok(Sight { slot, trouble })
+    Ok(Sight { slot, trouble, is_ending })
 }
 
 /// How large the table is. Whoever has it locked is not waited for: the figure can be old.
