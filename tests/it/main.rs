@@ -14,10 +14,19 @@
     reason = "a test fails by panicking"
 )]
 
+mod admin;
+mod commands;
+mod configuration;
+mod danger;
+mod doctor;
+mod effects;
 mod happy_path;
 mod kafka_outage;
 mod keepalive;
 mod large;
+mod logs;
+mod mapping;
+mod metrics;
 mod negative_control;
 mod postgres_outage;
 mod publication;
