@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use crate::config::AdminConfig;
 use crate::failure::{Code, Failure};
-use crate::relay::{Pulse, Status};
+use crate::relay::{Pulse, State, Status};
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -107,8 +107,12 @@ async fn readyz(Shared(pages): Shared<Pages>, RawQuery(query): RawQuery) -> Resp
             ("publication", checks.publication),
             ("slot", checks.slot),
         ] {
-            let mark = if passed { "[+]" } else { "[-]" };
-            let word = if passed { "ok" } else { "failed" };
+            let (mark, word) = match (passed, status.state) {
+                (true, _) => ("[+]", "ok"),
+                // Its job is to wait.
+                (false, State::Standby) => ("[ ]", "not in use"),
+                (false, _) => ("[-]", "failed"),
+            };
             // Writing to memory cannot fail.
             let _ = writeln!(text, "{mark} {name} {word}");
         }

@@ -15,12 +15,21 @@
 )]
 
 mod addresses;
+mod admin;
+mod commands;
+mod configuration;
+mod danger;
 mod deferred;
 mod demo;
+mod doctor;
+mod effects;
 mod happy_path;
 mod kafka_outage;
 mod keepalive;
 mod large;
+mod logs;
+mod mapping;
+mod metrics;
 mod negative_control;
 mod postgres_outage;
 mod publication;

@@ -6,50 +6,9 @@ use outboxd::demo::TempPostgres;
 
 use crate::support::database::Database;
 use crate::support::pg_bin;
-use crate::support::records::Kafka;
-use crate::support::relay::RelayOptions;
+use crate::support::small::Small;
 use crate::support::stage::Stage;
-use crate::support::unique;
 use crate::support::wait::{SOON, eventually, stays};
-
-struct Small {
-    database: Database,
-    kafka: Kafka,
-    topic: String,
-}
-
-impl Small {
-    async fn new(name: &str) -> Self {
-        Self::at(Database::new(name).await, name).await
-    }
-
-    async fn at(database: Database, name: &str) -> Self {
-        let kafka = Kafka::shared();
-        let topic = unique(name);
-        kafka.create_topic(&topic, 1, &[]).await;
-        Self { database, kafka, topic }
-    }
-
-    fn options(&self) -> RelayOptions {
-        RelayOptions::new(&self.database, &self.kafka)
-    }
-
-    async fn emit(&self, key: &str, n: i64) -> String {
-        self.database.emit("tested", key, &self.topic, &format!("{{\"n\": {n}}}")).await
-    }
-
-    async fn wait_for_sent(&self, count: i64) {
-        eventually(format!("{count} to be SENT"), SOON, || async {
-            self.database.statuses().await.get("SENT").copied().unwrap_or(0) == count
-        })
-        .await;
-    }
-
-    async fn clear(self) {
-        let slot = self.database.name.clone();
-        self.database.drop(&slot).await;
-    }
-}
 
 /// No index mentions a column that is written, and the page has room: every update is a heap-only
 /// one.

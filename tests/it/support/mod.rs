@@ -4,8 +4,10 @@ pub mod broker;
 pub mod certificates;
 pub mod checker;
 pub mod database;
+pub mod evidence;
 pub mod records;
 pub mod relay;
+pub mod small;
 pub mod stage;
 pub mod wait;
 pub mod workload;
@@ -23,6 +25,12 @@ pub fn setting(name: &str) -> String {
 /// The binaries of the PostgreSQL server that the tests use.
 pub fn pg_bin() -> PathBuf {
     setting("PG_BIN").into()
+}
+
+/// A port of loopback that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 /// A name that no other test and no earlier run uses: slots, databases and topics outlive a test

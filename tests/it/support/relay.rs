@@ -1,8 +1,10 @@
 //! The relay under test: the real binary, in a process of its own.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -17,24 +19,45 @@ use super::wait::{SOON, eventually, until};
 pub struct RelayOptions {
     environment: Vec<(String, String)>,
     file: Option<String>,
+    directory: PathBuf,
 }
 
 impl RelayOptions {
     /// A relay of this database's outbox. Slot and relay id are the database's name.
     pub fn new(database: &Database, kafka: &Kafka) -> Self {
-        let mut options = Self { environment: Vec::new(), file: None };
-        options = options.set("postgres.url", &database.url);
+        let mut options = Self::bare().set("postgres.url", &database.url);
         options = options.set("postgres.slot", &database.name);
         options = options.set("kafka.bootstrap_servers", &kafka.servers);
         options = options.set("admin.listen", "127.0.0.1:0");
         options.set("relay.reconnect_max", "500ms").set("log.format", "json")
     }
 
-    /// Sets a key of the configuration.
-    pub fn set(mut self, key: &str, value: &str) -> Self {
-        let name = format!("OUTBOXD__{}", key.to_uppercase().replace('.', "__"));
-        self.environment.retain(|(other, _)| *other != name);
-        self.environment.push((name, value.to_owned()));
+    /// Nothing is configured, and no outboxd.toml of whoever runs the tests is read.
+    pub fn bare() -> Self {
+        Self { environment: Vec::new(), file: None, directory: std::env::temp_dir() }
+    }
+
+    /// Sets a key of the configuration, by the environment.
+    pub fn set(self, key: &str, value: &str) -> Self {
+        self.variable(&variable(key), value)
+    }
+
+    /// Leaves a key to the other sources.
+    pub fn unset(mut self, key: &str) -> Self {
+        self.environment.retain(|(other, _)| *other != variable(key));
+        self
+    }
+
+    /// Sets a variable of the environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs there.
+    pub fn directory(mut self, path: &Path) -> Self {
+        self.directory = path.to_owned();
         self
     }
 
@@ -48,8 +71,7 @@ impl RelayOptions {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
         command.args(self.file.iter().flat_map(|path| ["--config", path]));
         command.args(arguments).env_clear().envs(self.environment.iter().cloned());
-        // No outboxd.toml of whoever runs the tests.
-        command.current_dir(std::env::temp_dir());
+        command.current_dir(&self.directory);
         command
     }
 
@@ -68,7 +90,7 @@ impl RelayOptions {
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if std::env::var_os("OUTBOXD_TEST_LOG").is_some() {
                     println!("{line}");
@@ -76,7 +98,7 @@ impl RelayOptions {
                 written.lock().unwrap().push(line);
             }
         });
-        Relay { child, log }
+        Relay { child, log, reader: Some(reader) }
     }
 
     /// Starts a relay and waits until it can do its job.
@@ -87,10 +109,15 @@ impl RelayOptions {
     }
 }
 
+fn variable(key: &str) -> String {
+    format!("OUTBOXD__{}", key.to_uppercase().replace('.', "__"))
+}
+
 /// A relay that runs, or did.
 pub struct Relay {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Relay {
@@ -109,6 +136,12 @@ impl Relay {
 
     pub fn has_logged(&self, text: &str) -> bool {
         self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    /// Its log lines, where it logs JSON.
+    pub fn events(&self) -> Vec<serde_json::Value> {
+        let lines = self.logged();
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     pub async fn wait_until_logged(&self, text: &str) {
@@ -195,10 +228,15 @@ impl Relay {
     /// Waits for its end.
     pub async fn wait(&mut self) -> ExitStatus {
         let child = Mutex::new(&mut self.child);
-        until("the relay to end", Duration::from_secs(60), || async {
+        let status = until("the relay to end", Duration::from_secs(60), || async {
             child.lock().unwrap().try_wait().unwrap()
         })
-        .await
+        .await;
+        // Its last words are its most important ones.
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
     }
 
     /// Tells it to stop and waits for that. Gives its exit code.
