@@ -15,7 +15,7 @@ use outboxd::relay::{Outcome, Relay};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::support::database::Database;
 use crate::support::records::Kafka;
@@ -94,8 +94,8 @@ pub async fn measure(rate: u64, seconds: u64, server: &TempPostgres, kafka: &Kaf
     })
     .await;
 
-    // A short run first: connections, caches and topics are warm.
-    write(&database, rate, 3).await;
+    // A run first: connections, caches, topics and the broker's compiler are warm.
+    write(&database, rate, 10).await;
     samples.0.lock().unwrap().clear();
     let probes = Arc::new(Mutex::new(Vec::new()));
     let probing = std::thread::spawn({
@@ -136,13 +136,17 @@ fn report(rate: u64, what: &str, mut samples: Vec<f64>) -> Value {
 /// One event per transaction, `rate` of them per second, spread over some connections.
 async fn write(database: &Database, rate: u64, seconds: u64) {
     let mut writers = tokio::task::JoinSet::new();
+    let period = Duration::from_nanos(1_000_000_000 * WRITERS / rate);
+    let start = tokio::time::Instant::now() + Duration::from_millis(100);
     for writer in 0..WRITERS {
         let sql = database.connect().await;
         writers.spawn(async move {
             let insert = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic) \
                           VALUES ('order', $1, 'OrderCreated', jsonb_build_object('pad', repeat('x', 280)), $2)";
             let insert = sql.prepare(insert).await.unwrap();
-            let mut ticks = interval(Duration::from_nanos(1_000_000_000 * WRITERS / rate));
+            // Evenly spread: eight commits at one moment would measure their queue.
+            let offset = period * u32::try_from(writer).unwrap() / u32::try_from(WRITERS).unwrap();
+            let mut ticks = interval_at(start + offset, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             for n in 0..rate * seconds / WRITERS {
                 ticks.tick().await;
