@@ -24,7 +24,12 @@ const GATHER_BYTES: usize = 32 * 1024;
 /// How long it may gather.
 const GATHER_TIME: Duration = Duration::from_millis(1);
 /// Messages in a millisecond from which on rows count as arriving fast.
-const FAST_MESSAGES_PER_MS: u32 = 40;
+const FAST_MESSAGES_PER_MS: f64 = 20.0;
+/// Messages in a millisecond below which they do no more. Lower, so that a reader that is slow
+/// because it is woken for every row does not take that for the rows' own pace.
+const SLOW_MESSAGES_PER_MS: f64 = 10.0;
+/// How long the pace is looked at.
+const PACE_TIME: Duration = Duration::from_millis(5);
 /// A feedback message that is not taken within this means that the server is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -55,9 +60,10 @@ impl Pace {
     /// Looks again once enough time has passed to tell.
     fn observe(&mut self, now: Instant) {
         let elapsed = now - self.since;
-        if elapsed >= Duration::from_millis(2) {
+        if elapsed >= PACE_TIME {
             let per_ms = f64::from(self.messages) / (elapsed.as_secs_f64() * 1_000.0);
-            self.is_fast = per_ms >= f64::from(FAST_MESSAGES_PER_MS);
+            let limit = if self.is_fast { SLOW_MESSAGES_PER_MS } else { FAST_MESSAGES_PER_MS };
+            self.is_fast = per_ms >= limit;
             self.since = now;
             self.messages = 0;
         }

@@ -1,8 +1,8 @@
 //! Finding out about topics before anything is sent to them: do they exist, how many partitions
 //! have they, what is the largest batch that they take.
 //!
-//! A thread of its own, because the client's calls block. Its client lives only as long as there
-//! are questions.
+//! A thread of its own, because the client's calls block. Its client outlives the questions by a
+//! while: a connection of its own for each would cost more than the answer.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -20,6 +20,8 @@ use super::{Report, SinkError, TopicInfo};
 
 /// An answer takes no longer than this, or is none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that nobody has asked for this long is given up.
+const IDLE: Duration = Duration::from_secs(30);
 /// Questions that can wait at once; whoever finds no room asks again.
 const QUESTIONS: usize = 1024;
 
@@ -104,13 +106,16 @@ fn answer_all(
     while let Ok(first) = inbox.recv() {
         let client = AdminClient::from_config_and_context(config, Quiet);
         let mut next = Some(first);
-        while let Some(question) = next.take().or_else(|| inbox.try_recv().ok()) {
+        while let Some(question) = next.take().or_else(|| inbox.recv_timeout(IDLE).ok()) {
             let report = match (&client, &runtime) {
                 (Ok(client), Ok(runtime)) => runtime.block_on(answer(client, question, ask_limits)),
                 (Err(error), _) => unanswered(question, error.to_string()),
                 (_, Err(error)) => unanswered(question, error.to_string()),
             };
             mailbox.report(report);
+            if client.is_err() {
+                break;
+            }
         }
     }
 }
