@@ -131,7 +131,7 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
         "last_error": error,
         // What only a relay that runs knows. The fields are always there.
         "in_flight": null, "held": null, "blocked_keys": null, "rates": null,
-        "lag_seconds": null, "checks": null,
+        "totals": null, "lag_seconds": null, "checks": null,
     }))
 }
 

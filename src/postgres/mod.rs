@@ -75,6 +75,9 @@ pub trait WalStream {
     /// The size of the next message, 0 if that is not known yet.
     fn next_len(&self) -> usize;
 
+    /// Whether rows arrive so fast that the stream lets them gather before it wakes its reader.
+    fn gathers(&self) -> bool;
+
     /// Tells the server how far we are.
     fn send(&mut self, feedback: Feedback) -> impl Future<Output = Result<(), Error>>;
 

@@ -203,6 +203,10 @@ impl WalStream for ReplicationStream {
         self.frame_len().ok().flatten().unwrap_or(0)
     }
 
+    fn gathers(&self) -> bool {
+        self.pace.is_fast
+    }
+
     async fn send(&mut self, feedback: Feedback) -> Result<(), Error> {
         let message = encode(feedback);
         let write = timeout(WRITE_TIMEOUT, write_copy_data(&mut self.socket, &message)).await;

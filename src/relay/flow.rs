@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::board::{Board, State, Totals, float, wall_clock};
 use super::capture::Captive;
@@ -34,6 +34,9 @@ pub(super) struct Flow<S, T> {
 
 /// The board and the gauges are brought up to date this often.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
+
+/// How long reports may gather.
+const REPORTS_GATHER: Duration = Duration::from_millis(1);
 
 /// What woke the flow.
 pub(super) enum Woken {
@@ -120,8 +123,9 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         Ok(())
     }
 
-    /// Waits until there is something to do. Cancel-safe.
-    pub(super) async fn woken(&mut self) -> Woken {
+    /// Waits until there is something to do. Who is `patient`, because rows come anyway, is not woken
+    /// for every few reports while hardly anything waits for them. Cancel-safe.
+    pub(super) async fn woken(&mut self, patient: bool) -> Woken {
         if self.publisher.has_reports() {
             return Woken::Reported;
         }
@@ -134,9 +138,16 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 None => std::future::pending().await,
             }
         };
+        let later = patient && !self.publisher.is_crowded();
+        let reported = async {
+            if later {
+                sleep(REPORTS_GATHER).await;
+            }
+            self.publisher.sink.reported().await;
+        };
         tokio::select! {
             biased;
-            () = self.publisher.sink.reported() => Woken::Reported,
+            () = reported => Woken::Reported,
             finished = self.settler.finished() => Woken::Finished(finished),
             () = clock => Woken::Due,
         }

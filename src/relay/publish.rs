@@ -368,6 +368,11 @@ impl<S: Sink> Publisher<S> {
         self.let_go(seq);
     }
 
+    /// Whether many of the events that were read wait for others to be acknowledged.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting.len() as u64 * 4 > self.window.unacked()
+    }
+
     /// When something has to be done again.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let again = self.again.peek().map(|next| next.0.0);

@@ -110,6 +110,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             let watermark = self.flow.publisher.window.watermark();
             let feedback_due = self.confirmer.due(watermark);
             let reads = self.reads();
+            let patient = reads && self.stream.gathers();
             tokio::select! {
                 biased;
                 asked = stopped(&mut stop, self.is_draining) => {
@@ -124,7 +125,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                         break End::Failed(fate);
                     }
                 }
-                woken = self.flow.woken() => {
+                woken = self.flow.woken(patient) => {
                     if let Err(fate) = self.flow.take_in(woken, Instant::now()) {
                         break End::Failed(fate);
                     }

@@ -170,7 +170,7 @@ impl Sweep {
                     drain(flow, stop).await?;
                     return Ok(Swept::Stopped);
                 }
-                woken = flow.woken() => flow.take_in(woken, Instant::now())?,
+                woken = flow.woken(false) => flow.take_in(woken, Instant::now())?,
                 row = self.next_row(), if reads => {
                     if let Some(row) = row.map_err(|error| of_sweep(&error))? {
                         self.put(&row, flow, now)?;
@@ -228,7 +228,7 @@ async fn drain<S: Sink, T: StatusStore + 'static>(
             asked = stopped(stop, true) => if asked.is_over() {
                 return Ok(());
             },
-            woken = flow.woken() => flow.take_in(woken, Instant::now())?,
+            woken = flow.woken(false) => flow.take_in(woken, Instant::now())?,
         }
     }
     Ok(())

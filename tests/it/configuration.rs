@@ -226,7 +226,7 @@ async fn no_command_prints_a_secret() {
         let (code, text) = relay.get(page).await;
         assert!(code == 200 && !text.contains(CANARY), "{page}: {code} {text}");
     }
-    assert!(relay.logged().len() > 100 && !relay.has_logged(CANARY));
+    assert!(relay.has_logged("TRACE") && !relay.has_logged(CANARY));
     assert_eq!(relay.stop().await, 0);
 
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -63,6 +63,7 @@ pub(super) struct ScriptedWal {
     breaks_after: Option<usize>,
     sender_timeout: Option<Duration>,
     latency: u64,
+    gathers: bool,
     /// How late this side learns that the server has hung up.
     deaf_for: Duration,
 }
@@ -95,6 +96,7 @@ impl ScriptedWal {
             sender_timeout: rng.bool().then_some(seconds),
             latency: [1, 5, 100][rng.usize(..3)],
             deaf_for: millis(&mut rng, 0..30_000),
+            gathers: rng.bool(),
             connection,
             rng,
         }
@@ -217,6 +219,10 @@ impl WalStream for ScriptedWal {
             Some(Sent::Keepalive(..)) => 18,
             Some(Sent::Message(number, message)) => self.message((*number, *message)).bytes.len(),
         }
+    }
+
+    fn gathers(&self) -> bool {
+        self.gathers
     }
 
     async fn send(&mut self, feedback: Feedback) -> Result<(), Error> {
