@@ -163,7 +163,7 @@ impl<T: StatusStore + 'static> Settler<T> {
 
     /// When [`Settler::start`] has something to do that nothing else announces.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        if self.running.is_some() || self.catch_up.running.is_some() {
+        if self.is_busy() {
             return None;
         }
         let batch = self.since.map(|since| since + self.config.interval);

@@ -10,7 +10,7 @@
 //! batches have one record. Each topic is served by one producer at a time, and order per key is
 //! the gate's (`ack`), not librdkafka's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use super::properties::KafkaConfig;
 use super::reports::{Context, Mailbox, classify};
 use super::size::batch_bytes;
 use super::topics::{Question, TopicReader};
-use super::{Record, Report, SendError, Sink, SinkError, TopicInfo};
+use super::{KnownTopics, Record, Report, SendError, Sink, SinkError, TopicInfo};
 use crate::ack::Seq;
 
 /// The usual size of a batch, below what a topic takes by default (1,048,588).
@@ -44,7 +44,7 @@ pub struct KafkaSink {
     reader: TopicReader,
     /// By the size of their batches; 0 is the one whose batches have one record.
     producers: BTreeMap<usize, Producer>,
-    topics: HashMap<String, TopicInfo>,
+    topics: KnownTopics,
     is_compressed: bool,
 }
 
@@ -93,7 +93,7 @@ impl KafkaSink {
             mailbox,
             reader,
             producers: BTreeMap::new(),
-            topics: HashMap::new(),
+            topics: KnownTopics::default(),
             is_compressed: codec.is_some_and(|codec| codec != "none"),
         };
         // Made now, so that a wrong property is told now.
@@ -177,7 +177,7 @@ impl Sink for KafkaSink {
 
     fn send(&mut self, record: &Record<'_>, seq: Seq) -> Result<(), SendError> {
         let unknown = || SendError::Refused(SinkError::TopicMissing);
-        let topic = *self.topics.get(record.topic).ok_or_else(unknown)?;
+        let topic = self.topics.get(record.topic).ok_or_else(unknown)?;
         self.check(record, topic).map_err(SendError::Refused)?;
         let batch = if record.alone { 0 } else { batch_for(topic.max_message_bytes) };
         let producer = self
@@ -226,17 +226,7 @@ impl Sink for KafkaSink {
             // Before what became of its records: they are told as forgotten because of it.
             reports.splice(0..0, self.fatal());
         }
-        for report in reports.iter() {
-            match report {
-                Report::Topic { name, result: Ok(info) } => {
-                    self.topics.insert(name.clone(), *info);
-                }
-                Report::Topic { name, result: Err(SinkError::TopicMissing) } => {
-                    self.topics.remove(name);
-                }
-                _ => {}
-            }
-        }
+        self.topics.learn(reports);
     }
 
     async fn reported(&self) {

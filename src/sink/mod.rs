@@ -14,6 +14,7 @@ mod topics;
 pub use kafka::KafkaSink;
 pub use properties::{KafkaConfig, reserved_property};
 
+use std::collections::HashMap;
 use std::future::Future;
 
 use crate::ack::Seq;
@@ -85,6 +86,31 @@ pub struct TopicInfo {
     pub partitions: i32,
     /// The largest batch that it takes, in bytes; none if the sink does not say.
     pub max_message_bytes: Option<usize>,
+}
+
+/// What a sink was told of the topics that it may send to, by its own reports.
+#[derive(Debug, Default)]
+struct KnownTopics(HashMap<String, TopicInfo>);
+
+impl KnownTopics {
+    fn get(&self, topic: &str) -> Option<TopicInfo> {
+        self.0.get(topic).copied()
+    }
+
+    /// Takes in what reports say of topics, on their way to the relay.
+    fn learn(&mut self, reports: &[Report]) {
+        for report in reports {
+            match report {
+                Report::Topic { name, result: Ok(info) } => {
+                    self.0.insert(name.clone(), *info);
+                }
+                Report::Topic { name, result: Err(SinkError::TopicMissing) } => {
+                    self.0.remove(name);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Why something was not delivered.

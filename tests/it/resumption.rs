@@ -5,10 +5,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use outboxd::demo::{StopMode, TempPostgres};
 
+use crate::support::broker::Broker;
 use crate::support::checker::{Oracle, verdict};
 use crate::support::database::Database;
 use crate::support::pg_bin;
 use crate::support::records::Kafka;
+use crate::support::relay::Relay;
 use crate::support::stage::Stage;
 use crate::support::wait::{LATER, SOON, eventually, until};
 
@@ -139,17 +141,8 @@ async fn s19_a_slot_that_a_crash_set_back_repeats_nothing_in_any_mode() {
     }
 }
 
-/// The session broke with events in flight, and the relay is told to stop before there is another:
-/// nobody knows whether Kafka has them.
-#[tokio::test]
-async fn a_stop_between_two_sessions_does_not_claim_to_have_drained() {
-    use crate::support::broker::Broker;
-    use outboxd::demo::{StopMode, TempPostgres};
-    let mut server = TempPostgres::start(&crate::support::pg_bin(), &[]).unwrap();
-    let broker = Broker::start(&[]).await;
-    let database = Database::new_at(&server.url("postgres"), "between").await;
-    let mut stage = Stage::at(database, broker.kafka(), "between", 5).await;
-    let mut relay = stage.options().start_ready().await;
+/// The relay has sent ten events, and nobody answers.
+async fn freeze_with_events_in_flight(broker: &Broker, stage: &Stage, relay: &Relay) {
     stage.workload.write(&stage.database, 10).await;
     stage.check(0).await;
     broker.freeze();
@@ -158,6 +151,18 @@ async fn a_stop_between_two_sessions_does_not_claim_to_have_drained() {
         relay.status().await["in_flight"]["events"].as_u64() >= Some(10)
     })
     .await;
+}
+
+/// The session broke with events in flight, and the relay is told to stop before there is another:
+/// nobody knows whether Kafka has them.
+#[tokio::test]
+async fn a_stop_between_two_sessions_does_not_claim_to_have_drained() {
+    let mut server = TempPostgres::start(&pg_bin(), &[]).unwrap();
+    let broker = Broker::start(&[]).await;
+    let database = Database::new_at(&server.url("postgres"), "between").await;
+    let mut stage = Stage::at(database, broker.kafka(), "between", 5).await;
+    let mut relay = stage.options().start_ready().await;
+    freeze_with_events_in_flight(&broker, &stage, &relay).await;
     server.stop(StopMode::Immediate);
     relay.wait_for_state("starting").await;
     relay.signal(Signal::SIGTERM);
@@ -174,20 +179,12 @@ async fn a_stop_between_two_sessions_does_not_claim_to_have_drained() {
 /// The grace is over before Kafka answers: the relay says that it may repeat something.
 #[tokio::test]
 async fn a_stop_that_could_not_drain_says_so() {
-    use crate::support::broker::Broker;
     let broker = Broker::start(&[]).await;
     let database = Database::new("undrained").await;
     let stage = Stage::at(database, broker.kafka(), "undrained", 5).await;
     let options = stage.options().set("relay.shutdown_grace", "1s");
     let mut relay = options.start_ready().await;
-    stage.workload.write(&stage.database, 10).await;
-    stage.check(0).await;
-    broker.freeze();
-    stage.workload.write(&stage.database, 10).await;
-    eventually("events in flight", SOON, || async {
-        relay.status().await["in_flight"]["events"].as_u64() >= Some(10)
-    })
-    .await;
+    freeze_with_events_in_flight(&broker, &stage, &relay).await;
     relay.signal(Signal::SIGTERM);
     let code = relay.wait().await.code();
     assert_eq!(code, Some(69));

@@ -9,14 +9,13 @@ mod brokers;
 pub(crate) use brokers::{Appended, Brokers, MISREPORTED, Temper, Topic};
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::size::batch_bytes;
-use super::{Parcel, Record, Report, SendError, Sink, SinkError, TopicInfo};
+use super::{KnownTopics, Parcel, Record, Report, SendError, Sink, SinkError};
 use crate::ack::Seq;
 use brokers::Line;
 
@@ -25,7 +24,7 @@ pub(crate) struct MemorySink {
     brokers: Rc<RefCell<Brokers>>,
     producer: usize,
     /// What it was told of topics.
-    topics: HashMap<String, TopicInfo>,
+    topics: KnownTopics,
     /// How often it was asked in the same moment.
     taken: (Instant, u32),
 }
@@ -39,7 +38,7 @@ impl MemorySink {
     pub(crate) fn open(brokers: &Rc<RefCell<Brokers>>) -> Self {
         let producer = brokers.borrow_mut().begin();
         let brokers = Rc::clone(brokers);
-        Self { brokers, producer, topics: HashMap::new(), taken: (Instant::now(), 0) }
+        Self { brokers, producer, topics: KnownTopics::default(), taken: (Instant::now(), 0) }
     }
 
     /// It will report that it cannot go on.
@@ -60,7 +59,7 @@ impl Sink for MemorySink {
 
     fn send(&mut self, record: &Record<'_>, seq: Seq) -> Result<(), SendError> {
         let unknown = SendError::Refused(SinkError::TopicMissing);
-        let info = *self.topics.get(record.topic).ok_or(unknown)?;
+        let info = self.topics.get(record.topic).ok_or(unknown)?;
         let (partition, partitions) = (record.partition, info.partitions);
         if !(0..partitions).contains(&partition) {
             let error = SinkError::NoPartition { partition, partitions };
@@ -91,17 +90,7 @@ impl Sink for MemorySink {
         let producer = &mut brokers.producers[self.producer];
         let news_since = producer.news_since.take().unwrap_or(now);
         assert!(now - news_since <= PROMPT, "reports lie about");
-        for report in &producer.reports {
-            match report {
-                Report::Topic { name, result: Ok(info) } => {
-                    self.topics.insert(name.clone(), *info);
-                }
-                Report::Topic { name, result: Err(SinkError::TopicMissing) } => {
-                    self.topics.remove(name);
-                }
-                _ => {}
-            }
-        }
+        self.topics.learn(&producer.reports);
         delivered.append(&mut producer.delivered);
         reports.append(&mut producer.reports);
     }
