@@ -8,6 +8,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'outboxd') THEN
         CREATE ROLE outboxd LOGIN REPLICATION;
     END IF;
+EXCEPTION
+    -- Another database of the server is being migrated at the same moment.
+    WHEN duplicate_object OR unique_violation THEN NULL;
 END
 $role$;
 

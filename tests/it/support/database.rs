@@ -63,9 +63,7 @@ impl Database {
         for file in ["0001_outbox", "0002_outboxd", "0003_publication", "0004_roles"] {
             let path = format!("{}/migrations/{file}.sql", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(path).unwrap();
-            // Roles belong to the whole server: tests that run side by side make the same one.
-            let serial = format!("SELECT pg_advisory_xact_lock(4711); {text}");
-            self.sql.batch_execute(&serial).await.unwrap();
+            self.sql.batch_execute(&text).await.unwrap();
         }
     }
 
