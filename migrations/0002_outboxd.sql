@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS outboxd.relay (
     -- Where the stream has passed everything that a sweep can have seen.
     sweep_until    pg_lsn,
     paused         boolean     NOT NULL DEFAULT false,
+    paused_topics  text[]      NOT NULL DEFAULT '{}',
     -- The known partition count of each topic.
     partitions     jsonb       NOT NULL DEFAULT '{}',
     state          text        NOT NULL DEFAULT 'starting',
@@ -33,26 +34,52 @@ CREATE TABLE IF NOT EXISTS outboxd.relay (
     settled_at     timestamptz
 ) WITH (fillfactor = 10);
 
--- Events that could not go yet, whole.
+-- Events that could not go yet. They are whole, so that they do not depend on their row any more;
+-- only of scheduled ones nothing but id and time is kept: what is published is their row when due.
 CREATE TABLE IF NOT EXISTS outboxd.held_event (
     relay_id       text        NOT NULL,
     event_id       text        NOT NULL,
-    position_lsn   pg_lsn      NOT NULL,
-    position_index bigint      NOT NULL,
+    -- The order of reading, in which the events of a key go.
+    ordinal        bigint      GENERATED ALWAYS AS IDENTITY,
+    position_lsn   pg_lsn      NOT NULL DEFAULT '0/0',
+    position_index bigint      NOT NULL DEFAULT 0,
+    -- retry: its delivery failed. topic: its topic took no records. parked: behind a retry, topic or
+    -- parked one of its key. scheduled: not due. dead: given up, and kept for whoever looks.
     reason         text        NOT NULL CHECK (reason IN ('retry', 'topic', 'parked', 'scheduled', 'dead')),
     event_type     text,
     topic          text,
     key            bytea,
+    -- Where its row names the partition, or another value than the key to hash for it.
     partition      int,
-    headers        jsonb,
+    partition_hash bigint,
+    -- Pairs of name and value, in order.
+    headers        json        NOT NULL DEFAULT '[]',
     value          bytea,
     attempts       int         NOT NULL DEFAULT 0,
     max_attempts   int,
+    -- No attempt is left: a dead letter, or a matter for an operator.
+    exhausted      boolean     NOT NULL DEFAULT false,
     last_error     text,
+    -- Its code, as in OBX-3002.
+    error_code     text,
+    failed_at      timestamptz,
     due_at         timestamptz,
     since          timestamptz NOT NULL DEFAULT now(),
+    -- Sent again on an operator's word: its record says so.
+    redelivery     boolean     NOT NULL DEFAULT false,
+    -- Of a scheduled one, the transaction that inserted its row.
+    xid            xid8,
+    -- The event's row does not show its failure yet.
+    unwritten      boolean     NOT NULL DEFAULT false,
+    -- What an operator asks the relay to do with it.
+    request        text        CHECK (request IN ('retry', 'skip', 'discard', 'unblock', 'publish')),
     PRIMARY KEY (relay_id, event_id)
 );
+CREATE INDEX IF NOT EXISTS held_event_ordinal ON outboxd.held_event (relay_id, ordinal);
+CREATE INDEX IF NOT EXISTS held_event_scheduled ON outboxd.held_event (relay_id, due_at, ordinal)
+    WHERE reason = 'scheduled';
+CREATE INDEX IF NOT EXISTS held_event_unwritten ON outboxd.held_event (relay_id, ordinal) WHERE unwritten;
+CREATE INDEX IF NOT EXISTS held_event_request ON outboxd.held_event (relay_id, ordinal) WHERE request IS NOT NULL;
 
 -- Verdicts that the event's row cannot show, or does not show yet.
 CREATE TABLE IF NOT EXISTS outboxd.ledger (
