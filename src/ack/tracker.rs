@@ -74,6 +74,21 @@ impl Tracker {
         self.next - self.settled
     }
 
+    /// The first event that is not settled.
+    pub(super) fn settled(&self) -> Seq {
+        self.settled
+    }
+
+    /// The first event that is not resolved.
+    pub(super) fn resolved(&self) -> Seq {
+        self.resolved
+    }
+
+    /// The position of the last event that was tracked, while any is open.
+    pub(super) fn last_position(&self) -> Option<Position> {
+        (self.open() > 0).then(|| self.positions.get(self.next - 1))
+    }
+
     /// Takes on an obligation: from now on nothing after it can be settled before it.
     pub(super) fn track(&mut self, position: Position) -> Seq {
         assert!(self.open() < self.capacity, "more events are open than the window has room for");
