@@ -48,10 +48,20 @@ pub struct StatusConfig {
     pub sent_at: StatusColumn,
     /// Boolean: whether it was sent.
     pub sent_flag: StatusColumn,
+    /// Number: how often it was tried and failed.
+    pub attempts: StatusColumn,
+    /// Timestamp: when it is tried again.
+    pub next_attempt_at: StatusColumn,
+    /// Text: why it failed.
+    pub last_error: StatusColumn,
     /// The status of a row that is to be published.
     pub label_pending: String,
     /// The status of a row that Kafka acknowledged.
     pub label_sent: String,
+    /// The status of a row that was given up.
+    pub label_failed: String,
+    /// The status of a row that failed and is tried again.
+    pub label_retrying: String,
 }
 
 /// The status map, checked against the catalog.
@@ -65,6 +75,16 @@ pub struct StatusMap {
     pub sent_at: Option<LayoutColumn>,
     /// The column of the flag.
     pub sent_flag: Option<LayoutColumn>,
+    /// The column of the number of failed attempts.
+    pub attempts: Option<LayoutColumn>,
+    /// The column of the next attempt's time.
+    pub next_attempt_at: Option<LayoutColumn>,
+    /// The column of the last error.
+    pub last_error: Option<LayoutColumn>,
+    /// As in [`StatusConfig`].
+    pub label_failed: String,
+    /// As in [`StatusConfig`].
+    pub label_retrying: String,
     /// How a row says that it is to be published.
     pub pending: Pending<LayoutColumn>,
 }
@@ -113,6 +133,14 @@ impl StatusConfig {
             &[Kind::TimestampTz, Kind::Timestamp],
         );
         let sent_flag = column("sent_flag", &self.sent_flag, "boolean", &[Kind::Boolean]);
+        let attempts = column("attempts", &self.attempts, "a whole number", &[Kind::Integer]);
+        let next_attempt_at = column(
+            "next_attempt_at",
+            &self.next_attempt_at,
+            "timestamptz or timestamp",
+            &[Kind::TimestampTz, Kind::Timestamp],
+        );
+        let last_error = column("last_error", &self.last_error, "text", &[Kind::Text]);
         let nothing = status.is_none() && sent_at.is_none() && sent_flag.is_none();
         if self.mode == Mode::Update && nothing && problems.is_empty() {
             problems.push(MapProblem::NothingToUpdate);
@@ -127,7 +155,18 @@ impl StatusConfig {
             (None, None, None) => Pending::Always,
         };
         let status = status.map(|column| (column, self.label_sent.clone()));
-        Ok(StatusMap { mode: self.mode, status, sent_at, sent_flag, pending })
+        Ok(StatusMap {
+            mode: self.mode,
+            status,
+            sent_at,
+            sent_flag,
+            attempts,
+            next_attempt_at,
+            last_error,
+            label_failed: self.label_failed.clone(),
+            label_retrying: self.label_retrying.clone(),
+            pending,
+        })
     }
 }
 
@@ -172,8 +211,13 @@ mod tests {
             status: column("status", false),
             sent_at: column("sent_at", false),
             sent_flag: StatusColumn::default(),
+            attempts: StatusColumn::default(),
+            next_attempt_at: StatusColumn::default(),
+            last_error: StatusColumn::default(),
             label_pending: "PENDING".to_owned(),
             label_sent: "SENT".to_owned(),
+            label_failed: "FAILED".to_owned(),
+            label_retrying: "FAILED".to_owned(),
         }
     }
 

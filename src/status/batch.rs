@@ -91,6 +91,26 @@ impl EventIds {
         self.xids.clear();
     }
 
+    /// Adds one, inserted by the transaction `xid`.
+    pub fn push(&mut self, id: &str, xid: u32) {
+        self.bytes.extend_from_slice(id.as_bytes());
+        self.ends.push(self.bytes.len());
+        self.xids.push(xid);
+    }
+
+    /// Takes out those at `places`, in order, each with its transaction.
+    pub fn take_out(&mut self, places: &[usize]) -> Vec<(String, u32)> {
+        let (mut rest, mut taken) = (EventIds::default(), Vec::with_capacity(places.len()));
+        for (place, (id, xid)) in self.iter().zip(&self.xids).enumerate() {
+            match places.binary_search(&place) {
+                Ok(_) => taken.push((id.to_owned(), *xid)),
+                Err(_) => rest.push(id, *xid),
+            }
+        }
+        *self = rest;
+        taken
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -123,9 +143,7 @@ impl EventIds {
         let mut part = EventIds::default();
         let chosen = self.raw().zip(&self.xids).skip(start).take(end.saturating_sub(start));
         for (id, xid) in chosen {
-            part.bytes.extend_from_slice(id);
-            part.ends.push(part.bytes.len());
-            part.xids.push(*xid);
+            part.push(std::str::from_utf8(id).unwrap_or_default(), *xid);
         }
         part
     }

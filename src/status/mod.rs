@@ -2,27 +2,36 @@
 //!
 //! [`StatusStore::settle`] is the one transaction of the design: it writes the statuses of a run
 //! of events and moves the position from where the last run ended to where this one ends, if this
-//! relay still has its place. So an event is SENT if and only if its position is at or before the
-//! stored one, whatever crashes.
+//! relay still has its place. So an event is SENT or held if and only if its position is at or
+//! before the stored one, whatever crashes. [`StatusStore::redeem`] is the other one: what became
+//! of held events.
 
 mod batch;
+mod held;
+mod held_sql;
+mod held_store;
 mod relay_row;
 mod sql;
 mod store;
 
 pub use batch::{EventIds, EventQueue, EventTimes};
+pub use held::{
+    Became, Change, DueRow, HeldBody, HeldContent, HeldEntry, HeldEvent, Hold, Orders, Reason,
+    Request, Verdict,
+};
 pub use relay_row::{LastError, RelayRow, Sweep};
 pub use store::{PgStatusStore, StoreOptions};
 
 use std::future::Future;
 
+use crate::ack::{Moment, Ordinal};
 use crate::lsn::Position;
 use crate::postgres;
 
 /// A run of events to be settled, in the order of their positions.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The ids, and the transactions that inserted the rows.
+    /// The ids of those that Kafka has, and the transactions that inserted the rows.
     pub events: EventIds,
     /// The position of the last event settled before.
     pub from: Position,
@@ -30,14 +39,20 @@ pub struct Batch {
     pub to: Position,
     /// Whether a sweep read them that the stream may repeat.
     pub swept: bool,
+    /// Those of the run that are not sent but held, in order.
+    pub held: Vec<HeldEvent>,
+    /// Those of `events` that were held until now, as scheduled.
+    pub came_due: Vec<String>,
 }
 
 /// What settling did, besides what was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settled {
     /// Rows that do not show their status yet, because they were locked, refused it, or cannot be
     /// seen yet; it is kept in `outboxd.ledger` until they do.
     pub deferred: u64,
+    /// The numbers of the held events, in order.
+    pub ordinals: Vec<Ordinal>,
 }
 
 /// How far a pass over the deferred statuses has come.
@@ -75,7 +90,50 @@ pub trait StatusStore {
     /// transaction takes. Not to be called while one is under way.
     fn catch_up(&self) -> impl Future<Output = Result<CaughtUp, StoreError>>;
 
-    /// Whether the event was published by a sweep that the stream has not passed yet. Not to be
-    /// called while a settle transaction is under way.
+    /// Whether the event was published or held by a sweep that the stream has not passed yet. Not
+    /// to be called while a transaction is under way.
     fn was_swept(&self, event_id: &str) -> impl Future<Output = Result<bool, StoreError>>;
+
+    /// The events held after the number `after` that are to go by themselves, in order; a page of
+    /// them. None after the last.
+    fn held(&self, after: Ordinal) -> impl Future<Output = Result<Vec<HeldEntry>, StoreError>>;
+
+    /// How many events are held as dead, and how many as scheduled.
+    fn at_rest(&self) -> impl Future<Output = Result<(u64, u64), StoreError>>;
+
+    /// What is published of held events.
+    fn bodies(
+        &self,
+        ordinals: &[Ordinal],
+    ) -> impl Future<Output = Result<Vec<HeldBody>, StoreError>>;
+
+    /// Makes durable what became of held events, in one transaction. With `swept`, the stream may
+    /// bring them again, and is to leave them out.
+    fn redeem(
+        &self,
+        changes: &[Change],
+        swept: bool,
+    ) -> impl Future<Output = Result<Settled, StoreError>>;
+
+    /// What operators want.
+    fn orders(&self) -> impl Future<Output = Result<Orders, StoreError>>;
+
+    /// The scheduled events after the one of that time and number, the earliest first; a page of
+    /// them.
+    fn scheduled(
+        &self,
+        after: (Moment, Ordinal),
+    ) -> impl Future<Output = Result<Vec<HeldEntry>, StoreError>>;
+
+    /// The rows of scheduled events, in the same order.
+    fn due_rows(
+        &self,
+        events: &[HeldEntry],
+    ) -> impl Future<Output = Result<Vec<DueRow>, StoreError>>;
+
+    /// Remembers how many partitions topics have.
+    fn remember_partitions(
+        &self,
+        partitions: &[(String, i32)],
+    ) -> impl Future<Output = Result<(), StoreError>>;
 }

@@ -13,8 +13,8 @@ use crate::postgres::{OutboxTable, TableName, quote_ident, quote_literal};
 pub(super) struct Target {
     pub(super) oid: u32,
     pub(super) name: TableName,
-    id: String,
-    id_type: String,
+    pub(super) id: String,
+    pub(super) id_type: String,
     mode: Mode,
     /// `"status" = 'SENT', "sent_at" = now()`
     sent: String,
@@ -39,6 +39,9 @@ impl Target {
         }
         if let Some(column) = &status.sent_flag {
             sent.push(format!("{} = true", quote_ident(&column.name)));
+        }
+        if let Some(column) = &status.next_attempt_at {
+            sent.push(format!("{} = NULL", quote_ident(&column.name)));
         }
         Self {
             oid: table.oid,
@@ -65,7 +68,7 @@ impl Target {
     }
 
     /// The name still belongs to the OID.
-    fn is_same_table(&self) -> String {
+    pub(super) fn is_same_table(&self) -> String {
         let (schema, name) = (quote_literal(&self.name.schema), quote_literal(&self.name.name));
         format!(
             "EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -174,9 +177,25 @@ impl Target {
     /// The statuses of a part: `$1` ids, `$2` transactions, `$3` relay. Rows that are locked are
     /// deferred. Gives how many were.
     pub(super) fn write_part(&self) -> String {
-        let shown = self.shown("$1::text[]", "true", true);
-        let deferred = self.deferred("$1::text[]", "$2::int8[]", "true");
-        format!("WITH {shown}, {deferred}{} SELECT count(*) FROM deferred", self.noted())
+        match self.mode {
+            Mode::Update | Mode::Delete => {
+                let shown = self.shown("$1::text[]", "true", true);
+                let deferred = self.deferred("$1::text[]", "$2::int8[]", "true");
+                format!("WITH {shown}, {deferred}{} SELECT count(*) FROM deferred", self.noted())
+            }
+            Mode::Ledger => format!(
+                "WITH noted AS (\
+                 INSERT INTO outboxd.ledger AS l (relay_id, event_id, verdict, swept) \
+                 SELECT $3, b.id, 'sent', {swept} FROM unnest($1::text[], $2::int8[]) AS b (id, xid) \
+                 ON CONFLICT (relay_id, event_id) \
+                    DO UPDATE SET verdict = 'sent', swept = l.swept OR excluded.swept) \
+                 SELECT 0::int8",
+                swept = self.swept
+            ),
+            Mode::None => "SELECT 0::int8 WHERE $1::text[] IS NOT NULL AND $2::int8[] IS NOT NULL \
+                           AND $3::text IS NOT NULL"
+                .to_owned(),
+        }
     }
 
     /// Defers a part without trying its rows; the same parameters and result.

@@ -8,6 +8,7 @@
 //! is not the rows' doing and is the caller's to handle.
 
 use std::cell::{OnceCell, RefCell};
+use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,14 @@ use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Statement};
 
 use super::batch::EventIds;
+use super::held_sql::{FailureColumns, GUARD, UNWRITTEN};
+use super::held_store::{self as held, RowSource};
 use super::sql::{DEFERRED, IS_AT, Target};
-use super::{Batch, CaughtUp, Settled, StatusStore, StoreError};
+use super::{
+    Batch, Became, CaughtUp, Change, DueRow, HeldBody, HeldEntry, Orders, Settled, StatusStore,
+    StoreError,
+};
+use crate::ack::{Moment, Ordinal};
 use crate::lsn::Position;
 use crate::outbox::columns::LayoutColumn;
 use crate::outbox::status::StatusMap;
@@ -46,18 +53,23 @@ pub struct PgStatusStore {
     epoch: i64,
     prepared: RefCell<Rc<Prepared>>,
     pass: RefCell<Pass>,
+    failures: FailureColumns,
+    /// The table's columns, in order.
+    columns: Vec<String>,
 }
 
-/// A pass over the deferred statuses.
+/// A pass over the deferred statuses, and then over the failures.
 struct Pass {
     /// The last one that was tried, by its time and id.
     after: (String, String),
+    /// The last failure that was tried, by its number.
+    after_failure: Ordinal,
     left: u64,
 }
 
 impl Default for Pass {
     fn default() -> Self {
-        Self { after: ("-infinity".to_owned(), String::new()), left: 0 }
+        Self { after: ("-infinity".to_owned(), String::new()), after_failure: 0, left: 0 }
     }
 }
 
@@ -88,12 +100,15 @@ impl PgStatusStore {
         session.client.batch_execute("SET enable_seqscan = off").await.map_err(Error::from)?;
         let target = Target::new(options.table, options.id, options.status);
         let prepared = Prepared::new(&session.client, target).await?;
+        let columns = &options.table.layout.columns;
         Ok(Self {
             session,
             relay_id: options.relay_id.to_owned(),
             epoch: options.epoch,
             prepared: RefCell::new(Rc::new(prepared)),
             pass: RefCell::default(),
+            failures: FailureColumns::new(options.table, options.status),
+            columns: columns.iter().map(|column| column.name.clone()).collect(),
         })
     }
 
@@ -113,15 +128,24 @@ impl PgStatusStore {
         Ok((row.get(0), row.get(1)))
     }
 
-    /// The same run in parts, in one transaction.
+    /// The same run in parts, in one transaction, with what is held of it.
     async fn settle_in_parts(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
+        let settled = self.in_transaction(self.write_run(target, batch)).await?;
+        self.prove(batch).await?;
+        Ok(settled)
+    }
+
+    /// Runs `work` in a transaction: all of it is done, or nothing.
+    async fn in_transaction<R>(
+        &self,
+        work: impl Future<Output = Result<R, StoreError>>,
+    ) -> Result<R, StoreError> {
         // A deferred constraint is to refuse its own row, not all of them at the end.
         self.execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await?;
-        match self.write_parts(target, batch).await {
-            Ok(settled) => {
+        match work.await {
+            Ok(done) => {
                 self.execute("COMMIT").await?;
-                self.prove(batch).await?;
-                Ok(settled)
+                Ok(done)
             }
             Err(error) => {
                 // If this fails too, the connection is gone, and the transaction with it.
@@ -131,7 +155,7 @@ impl PgStatusStore {
         }
     }
 
-    async fn write_parts(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
+    async fn write_run(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
         let place = Place::new(batch);
         let parameters = place.parameters(&self.relay_id, &self.epoch);
         let move_only = target.move_only();
@@ -139,33 +163,98 @@ impl PgStatusStore {
         if row.get::<_, i64>(0) == 0 {
             return Err(StoreError::Fenced);
         }
-        let mut settled = Settled::default();
-        let mut parts = vec![(0, batch.events.len())];
+        let deferred = self.write_statuses(target, &batch.events).await?;
+        held::came_due(self.client(), &self.relay_id, &batch.came_due).await?;
+        let shows = self.shows_failures();
+        let ordinals = match batch.held.as_slice() {
+            [] => Vec::new(),
+            events => held::hold(self.client(), &self.relay_id, events, shows).await?,
+        };
+        Ok(Settled { deferred, ordinals })
+    }
+
+    /// Writes that events were sent, halving the run until a row that refuses it is alone. Gives
+    /// how many were deferred.
+    async fn write_statuses(&self, target: &Target, events: &EventIds) -> Result<u64, StoreError> {
+        let (mut deferred, mut parts) = (0, Vec::new());
+        if !events.is_empty() {
+            parts.push((0, events.len()));
+        }
         while let Some((start, end)) = parts.pop() {
-            let events = batch.events.slice(start, end);
+            let part = events.slice(start, end);
             self.execute("SAVEPOINT part").await?;
-            match self.write_part(&target.write_part(), &events).await {
-                Ok(deferred) => settled.deferred += deferred,
+            match self.write_part(&target.write_part(), &part).await {
+                Ok(count) => deferred += count,
                 Err(error) if !is_a_rows_doing(&error) => return Err(error.into()),
                 Err(error) => {
                     self.execute("ROLLBACK TO SAVEPOINT part").await?;
-                    if events.len() == 1 {
-                        let event_id = events.iter().next().unwrap_or_default();
+                    if part.len() == 1 {
+                        let event_id = part.iter().next().unwrap_or_default();
                         let sqlstate = error.sqlstate().map(SqlState::code);
                         tracing::warn!(
                             event_id,
                             sqlstate,
                             "a row refused its status; it is kept in the ledger"
                         );
-                        settled.deferred += self.write_part(&target.defer_part(), &events).await?;
+                        deferred += self.write_part(&target.defer_part(), &part).await?;
                     } else {
-                        let middle = start + events.len() / 2;
+                        let middle = start + part.len() / 2;
                         parts.extend([(middle, end), (start, middle)]);
                     }
                 }
             }
         }
-        Ok(settled)
+        Ok(deferred)
+    }
+
+    /// Whether a row can show that its event failed.
+    fn shows_failures(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
+    /// The failures that rows do not show yet. Whether that was all of them.
+    async fn show_failures(&self, target: &Target, pass: &mut Pass) -> Result<bool, StoreError> {
+        let began = Instant::now();
+        let after = pass.after_failure;
+        let rows = self.client().query(UNWRITTEN, &[&self.relay_id, &after]).await;
+        let rows = rows.map_err(Error::from)?;
+        for row in &rows {
+            let ordinal: Ordinal = row.get(0);
+            let (id, error): (&str, Option<&str>) = (row.get(1), row.get(3));
+            let (attempts, due) = (i64::from(row.get::<_, i32>(2)), row.get::<_, Option<i64>>(4));
+            let sql = target.show_failure(&self.failures, row.get(5));
+            let parameters: [&(dyn ToSql + Sync); 6] =
+                [&self.relay_id, &id, &attempts, &error, &due, &ordinal];
+            match self.client().query_one(&sql, &parameters).await.map_err(Error::from) {
+                Ok(row) if row.get::<_, i64>(0) > 0 => {}
+                Ok(_) => pass.left += 1,
+                Err(error) if is_a_rows_doing(&error) => pass.left += 1,
+                Err(error) => return Err(error.into()),
+            }
+            pass.after_failure = ordinal;
+            if began.elapsed() >= CATCH_UP_TIME {
+                return Ok(false);
+            }
+        }
+        Ok(rows.is_empty())
+    }
+
+    async fn write_changes(
+        &self,
+        target: &Target,
+        changes: &[Change],
+    ) -> Result<Settled, StoreError> {
+        let ours = self.client().query_opt(GUARD, &[&self.relay_id, &self.epoch]).await;
+        if ours.map_err(Error::from)?.is_none() {
+            return Err(StoreError::Fenced);
+        }
+        let mut sent = EventIds::default();
+        for change in changes.iter().filter(|change| change.became == Became::Sent) {
+            sent.push(&change.id, change.xid);
+        }
+        let deferred = self.write_statuses(target, &sent).await?;
+        held::keep_books(self.client(), &self.relay_id, changes, self.shows_failures()).await?;
+        Ok(Settled { deferred, ordinals: Vec::new() })
     }
 
     /// `COMMIT` of a transaction that has failed rolls back and reports no error.
@@ -213,9 +302,9 @@ impl Prepared {
     async fn for_batch(
         &self,
         client: &Client,
-        batch: &Batch,
+        swept: bool,
     ) -> Result<(&Target, &Statement), StoreError> {
-        if !batch.swept {
+        if !swept {
             return Ok((&self.target, &self.settle));
         }
         if self.sweep.get().is_none() {
@@ -233,11 +322,18 @@ impl StatusStore for PgStatusStore {
     async fn settle(&self, batch: &Batch) -> Result<Settled, StoreError> {
         let mut prepared = Rc::clone(&self.prepared.borrow());
         loop {
-            let (target, settle) = prepared.for_batch(self.client(), batch).await?;
+            let (target, settle) = prepared.for_batch(self.client(), batch.swept).await?;
+            if !batch.held.is_empty() || !batch.came_due.is_empty() {
+                match self.settle_in_parts(target, batch).await {
+                    Err(StoreError::Fenced) => prepared = self.renamed(&prepared).await?,
+                    settled => return settled,
+                }
+                continue;
+            }
             match self.settle_at_once(settle, batch).await {
                 Ok((1, deferred)) => {
                     let deferred = u64::try_from(deferred).unwrap_or(0);
-                    return Ok(Settled { deferred });
+                    return Ok(Settled { deferred, ordinals: Vec::new() });
                 }
                 Ok(_) => prepared = self.renamed(&prepared).await?,
                 Err(error) if is_a_rows_doing(&error) => {
@@ -254,18 +350,24 @@ impl StatusStore for PgStatusStore {
 
     async fn catch_up(&self) -> Result<CaughtUp, StoreError> {
         let prepared = Rc::clone(&self.prepared.borrow());
-        if !prepared.target.writes_rows() {
-            return Ok(CaughtUp::All { left: 0 });
-        }
         let began = Instant::now();
         let sql = prepared.target.catch_up();
         // A pass that fails starts anew.
         let mut pass = self.pass.take();
         let (at, event_id) = &pass.after;
-        let rows = self.client().query(DEFERRED, &[&self.relay_id, at, event_id]).await;
+        let rows = match prepared.target.writes_rows() {
+            true => self.client().query(DEFERRED, &[&self.relay_id, at, event_id]).await,
+            false => Ok(Vec::new()),
+        };
         let rows = rows.map_err(Error::from)?;
         if rows.is_empty() {
-            return Ok(CaughtUp::All { left: pass.left });
+            let is_done = !self.shows_failures()
+                || self.show_failures(&prepared.target, &mut pass).await?;
+            if is_done {
+                return Ok(CaughtUp::All { left: pass.left });
+            }
+            self.pass.replace(pass);
+            return Ok(CaughtUp::Partly);
         }
         for row in rows {
             let event_id: String = row.get(1);
@@ -287,10 +389,61 @@ impl StatusStore for PgStatusStore {
     }
 
     async fn was_swept(&self, event_id: &str) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS (SELECT FROM outboxd.ledger \
-                   WHERE relay_id = $1 AND event_id = $2 AND swept)";
+        let sql = "SELECT EXISTS (SELECT FROM outboxd.ledger WHERE relay_id = $1 \
+                     AND event_id = $2 AND (swept OR verdict <> 'sent')) \
+                   OR EXISTS (SELECT FROM outboxd.held_event \
+                     WHERE relay_id = $1 AND event_id = $2)";
         let row = self.client().query_one(sql, &[&self.relay_id, &event_id]).await;
         Ok(row.map_err(Error::from)?.get(0))
+    }
+
+    async fn held(&self, after: Ordinal) -> Result<Vec<HeldEntry>, StoreError> {
+        held::entries(self.client(), &self.relay_id, after).await
+    }
+
+    async fn at_rest(&self) -> Result<(u64, u64), StoreError> {
+        held::at_rest(self.client(), &self.relay_id).await
+    }
+
+    async fn bodies(&self, ordinals: &[Ordinal]) -> Result<Vec<HeldBody>, StoreError> {
+        held::bodies(self.client(), &self.relay_id, ordinals).await
+    }
+
+    async fn redeem(&self, changes: &[Change], swept: bool) -> Result<Settled, StoreError> {
+        let mut prepared = Rc::clone(&self.prepared.borrow());
+        loop {
+            let (target, _) = prepared.for_batch(self.client(), swept).await?;
+            match self.in_transaction(self.write_changes(target, changes)).await {
+                // The name that the rows are written under may not be the table's any more.
+                Err(StoreError::Postgres(error)) if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) => {
+                    prepared = self.renamed(&prepared).await?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        held::orders(self.client(), &self.relay_id).await
+    }
+
+    async fn scheduled(&self, after: (Moment, Ordinal)) -> Result<Vec<HeldEntry>, StoreError> {
+        held::scheduled_entries(self.client(), &self.relay_id, after).await
+    }
+
+    async fn due_rows(&self, events: &[HeldEntry]) -> Result<Vec<DueRow>, StoreError> {
+        let prepared = Rc::clone(&self.prepared.borrow());
+        let source = RowSource {
+            table: &prepared.target.name,
+            columns: &self.columns,
+            id: &prepared.target.id,
+            id_type: &prepared.target.id_type,
+        };
+        held::due_rows(self.client(), &self.relay_id, &source, events).await
+    }
+
+    async fn remember_partitions(&self, partitions: &[(String, i32)]) -> Result<(), StoreError> {
+        held::remember_partitions(self.client(), &self.relay_id, self.epoch, partitions).await
     }
 }
 
