@@ -191,6 +191,12 @@ pub(super) const KEYS: &[Key] = &[
         "What else identifies the event, for the log and for envelope.headers.",
     ),
     key(
+        "outbox.columns.max_attempts",
+        Field,
+        "\"max_attempts\"",
+        "How often the event's delivery is tried, an integer; null and what is below 1 say nothing.",
+    ),
+    key(
         "outbox.status.mode",
         Choice(&["update", "ledger", "delete", "none"]),
         "\"update\"",

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::MapError;
 use super::columns::{BindError, Field, MappedSource, Mapping, place_of};
 use super::json::pointed;
+use super::{MapError, timestamp};
 use crate::pgoutput::Relation;
 
 /// The column map over the rows of one layout.
@@ -97,6 +97,31 @@ where
     pub(super) fn text_at(&self, place: usize) -> Result<Option<&'v str>, MapError> {
         let bytes = self.values.get(place).copied().flatten();
         bytes.map(std::str::from_utf8).transpose().map_err(|_| MapError::NotUtf8)
+    }
+
+    /// The id, whatever its bytes are.
+    pub(super) fn any_id(&self) -> Option<Cow<'v, str>> {
+        self.bytes(Field::Id).map(String::from_utf8_lossy)
+    }
+
+    /// The record's key.
+    pub(super) fn key(&self) -> Result<Option<Cow<'v, str>>, MapError> {
+        match self.text(Field::Key)? {
+            None => self.text(Field::AggregateId),
+            key => Ok(key),
+        }
+    }
+
+    /// When it is due, in microseconds since 1970.
+    pub(super) fn scheduled(&self) -> Result<Option<i64>, MapError> {
+        let due = self.text(Field::ScheduledAt)?;
+        due.map(|due| timestamp::due(&due).ok_or(MapError::BadSchedule)).transpose()
+    }
+
+    /// How often its delivery is tried; what is no such number says nothing.
+    pub(super) fn max_attempts(&self) -> Option<i32> {
+        let number = self.text(Field::MaxAttempts).ok()??;
+        number.parse().ok().filter(|number| *number > 0)
     }
 
     #[expect(clippy::indexing_slicing, reason = "one entry per field")]

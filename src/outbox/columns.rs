@@ -41,11 +41,13 @@ pub enum Field {
     ScheduledAt,
     /// What consumers may recognise a repetition by, beside the id.
     DedupKey,
+    /// How often its delivery is tried.
+    MaxAttempts,
 }
 
 impl Field {
     /// Every field.
-    pub const ALL: [Field; 15] = [
+    pub const ALL: [Field; 16] = [
         Field::Id,
         Field::AggregateType,
         Field::AggregateId,
@@ -61,6 +63,7 @@ impl Field {
         Field::OccurredAt,
         Field::ScheduledAt,
         Field::DedupKey,
+        Field::MaxAttempts,
     ];
 
     /// Its name in `[outbox.columns]`, in templates and in `envelope.headers`.
@@ -81,6 +84,7 @@ impl Field {
             Field::OccurredAt => "occurred_at",
             Field::ScheduledAt => "scheduled_at",
             Field::DedupKey => "dedup_key",
+            Field::MaxAttempts => "max_attempts",
         }
     }
 
@@ -98,7 +102,7 @@ impl Field {
             Field::OccurredAt | Field::ScheduledAt => {
                 ("timestamptz or timestamp", matches!(kind, Timestamp | TimestampTz))
             }
-            Field::Partition => ("an integer", matches!(kind, Integer)),
+            Field::Partition | Field::MaxAttempts => ("an integer", matches!(kind, Integer)),
             Field::Id
             | Field::AggregateType
             | Field::AggregateId

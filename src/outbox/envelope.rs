@@ -10,7 +10,7 @@ use super::binding::{Binding, Row};
 use super::columns::{BindError, ColumnMap, Field, Kind, Layout, MapProblem, Mapping};
 use super::headers::{self, Headers};
 use super::json::{is_json, write_string};
-use super::route::{BoundTemplate, Template};
+use super::route::{BoundTemplate, Template, is_topic_name};
 use super::status::{Pending, StatusMap};
 use super::{MapError, timestamp};
 use crate::lsn::Position;
@@ -65,7 +65,7 @@ pub struct EventMap {
 
 /// What the payload's bytes are, and so how they are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PayloadForm {
+pub(super) enum PayloadForm {
     /// JSON for sure: PostgreSQL checked it.
     Json,
     /// JSON as the writer promises.
@@ -161,19 +161,21 @@ impl EventMap {
 /// Turns the rows of one layout into envelopes. Its memory is reused from row to row.
 #[derive(Debug)]
 pub struct Mapper {
-    binding: Binding,
+    pub(super) binding: Binding,
     topic: BoundTemplate,
     default_topic: BoundTemplate,
-    chosen: Vec<headers::Bound>,
+    pub(super) chosen: Vec<headers::Bound>,
     pending: Pending<usize>,
     format: Format,
-    payload: PayloadForm,
+    pub(super) payload: PayloadForm,
     scratch: Scratch,
 }
 
 #[derive(Debug, Default)]
 struct Scratch {
     topic: String,
+    /// The last one that Kafka would take, so that one topic is not checked for every event.
+    good_topic: String,
     headers: headers::HeaderList,
     value: Vec<u8>,
 }
@@ -190,7 +192,7 @@ pub struct Envelope<'a> {
     pub event_type: Option<Cow<'a, str>>,
     /// What else identifies it, for the log.
     pub dedup_key: Option<Cow<'a, str>>,
-    /// The topic, not yet known to be one that Kafka would take.
+    /// The topic, a name that Kafka takes.
     pub topic: &'a str,
     /// The record's key; what orders.
     pub key: Option<Cow<'a, str>>,
@@ -204,8 +206,10 @@ pub struct Envelope<'a> {
     pub value: Option<&'a [u8]>,
     /// When it happened, in microseconds since 1970, if the row says so.
     pub occurred: Option<i64>,
-    /// Whether its time has not come yet.
-    pub is_early: bool,
+    /// When it was to be published, in microseconds since 1970, if the row says so.
+    pub scheduled: Option<i64>,
+    /// How often its delivery is tried, if the row says so.
+    pub max_attempts: Option<i32>,
 }
 
 impl Envelope<'_> {
@@ -222,14 +226,7 @@ impl Mapper {
         self.pending.holds(values)
     }
 
-    /// The id of a row that may have no envelope; empty if it has none.
-    pub fn id<'a>(&self, values: &[Option<&'a [u8]>]) -> Cow<'a, str> {
-        let place = self.binding.place(Field::Id);
-        let id = place.and_then(|place| values.get(place).copied().flatten());
-        String::from_utf8_lossy(id.unwrap_or_default())
-    }
-
-    /// The envelope of a row. `now` is in microseconds since 1970.
+    /// The envelope of a row.
     ///
     /// # Errors
     /// A row that cannot become an event, whatever is tried.
@@ -237,64 +234,94 @@ impl Mapper {
         &'a mut self,
         values: &'a [Option<&'a [u8]>],
         position: Position,
-        now: i64,
     ) -> Result<Envelope<'a>, MapError> {
-        let Self { binding, topic, default_topic, chosen, format, payload, scratch, .. } = self;
+        self.fill(values, position)?;
+        self.view(values)
+    }
+
+    /// Puts together what does not lie in the row as it is published.
+    pub(super) fn fill(
+        &mut self,
+        values: &[Option<&[u8]>],
+        position: Position,
+    ) -> Result<(), MapError> {
+        let Self { binding, chosen, format, payload, scratch, .. } = self;
         let row = Row { binding, values };
-        let Some(id) = row.bytes(Field::Id) else {
-            return Err(MapError::NoId);
-        };
-        let id = std::str::from_utf8(id).map_err(|_| MapError::NotUtf8)?;
-        if !topic.render(&row, &mut scratch.topic)?
-            && !default_topic.render(&row, &mut scratch.topic)?
-        {
-            return Err(MapError::NoTopic);
+        let id = id(&row)?;
+        route(&self.topic, &self.default_topic, &row, &mut scratch.topic)?;
+        if scratch.topic != scratch.good_topic {
+            if !is_topic_name(&scratch.topic) {
+                return Err(MapError::BadTopic);
+            }
+            scratch.good_topic.clone_from(&scratch.topic);
         }
         scratch.headers.fill(chosen, &row, position)?;
         scratch.value.clear();
         scratch.value.shrink_to(SCRATCH_KEPT);
-        let has_value = match format {
-            Format::Envelope => {
-                write_envelope(&row, id, &scratch.topic, *payload, &mut scratch.value)?;
-                true
+        match (*format, *payload) {
+            (Format::Envelope, payload) => {
+                write_envelope(&row, id, &scratch.topic, payload, &mut scratch.value)
             }
-            Format::Payload if *payload == PayloadForm::Bytes => match row.bytes(Field::Payload) {
-                Some(hex) => decode_hex(hex, &mut scratch.value).map(|()| true)?,
-                None => false,
+            (Format::Payload, PayloadForm::Bytes) => match row.bytes(Field::Payload) {
+                Some(hex) => decode_hex(hex, &mut scratch.value),
+                None => Ok(()),
             },
-            Format::Payload => false,
-        };
-        let key = match row.text(Field::Key)? {
-            None => row.text(Field::AggregateId)?,
-            key => key,
-        };
-        let partition = row.text(Field::Partition)?;
-        let partition = partition.map(|text| text.parse()).transpose();
-        let is_early = match row.text(Field::ScheduledAt)? {
-            Some(due) => timestamp::is_after(&due, now),
-            None => false,
-        };
+            (Format::Payload, _) => Ok(()),
+        }
+    }
+
+    /// The envelope of the row that was put together last.
+    pub(super) fn view<'a>(
+        &'a self,
+        values: &'a [Option<&'a [u8]>],
+    ) -> Result<Envelope<'a>, MapError> {
+        let Self { binding, scratch, .. } = self;
+        let row = Row { binding, values };
+        let payload = row.bytes(Field::Payload);
+        let partition = row.text(Field::Partition)?.map(|text| text.parse()).transpose();
         Ok(Envelope {
-            id,
+            id: id(&row)?,
             event_type: row.text(Field::EventType)?,
             dedup_key: row.text(Field::DedupKey)?,
             topic: &scratch.topic,
-            key,
+            key: row.key()?,
             partition_by: row.text(Field::PartitionBy)?,
             partition: partition.map_err(|_| MapError::BadPartition)?,
             headers: scratch.headers.view(),
+            value: match (self.format, self.payload) {
+                (Format::Envelope, _) => Some(&scratch.value),
+                (Format::Payload, PayloadForm::Bytes) => payload.map(|_| scratch.value.as_slice()),
+                (Format::Payload, _) => payload,
+            },
             occurred: row.text(Field::OccurredAt)?.and_then(|text| timestamp::micros(&text)),
-            value: if has_value { Some(&scratch.value) } else { raw(&row, *format, *payload) },
-            is_early,
+            scheduled: row.scheduled()?,
+            max_attempts: row.max_attempts(),
         })
+    }
+
+    /// The topic of a row, if it has one that Kafka would take.
+    pub(super) fn topic_of(&self, row: &Row<'_, '_>) -> Option<String> {
+        let mut topic = String::new();
+        route(&self.topic, &self.default_topic, row, &mut topic).ok()?;
+        is_topic_name(&topic).then_some(topic)
     }
 }
 
-/// The payload's own bytes, where they are the value as they are.
-fn raw<'v>(row: &Row<'v, 'v>, format: Format, payload: PayloadForm) -> Option<&'v [u8]> {
-    match (format, payload) {
-        (Format::Envelope, _) | (Format::Payload, PayloadForm::Bytes) => None,
-        (Format::Payload, _) => row.bytes(Field::Payload),
+fn id<'v>(row: &Row<'v, 'v>) -> Result<&'v str, MapError> {
+    let id = row.bytes(Field::Id).ok_or(MapError::NoId)?;
+    std::str::from_utf8(id).map_err(|_| MapError::NotUtf8)
+}
+
+/// Puts the topic into `out`, by the first template that has all its values.
+fn route(
+    topic: &BoundTemplate,
+    default_topic: &BoundTemplate,
+    row: &Row<'_, '_>,
+    out: &mut String,
+) -> Result<(), MapError> {
+    match topic.render(row, out)? || default_topic.render(row, out)? {
+        true => Ok(()),
+        false => Err(MapError::NoTopic),
     }
 }
 
@@ -371,7 +398,7 @@ fn write_payload(
 }
 
 /// Appends the bytes that PostgreSQL prints as `\x00ff`.
-fn decode_hex(text: &[u8], out: &mut Vec<u8>) -> Result<(), MapError> {
+pub(super) fn decode_hex(text: &[u8], out: &mut Vec<u8>) -> Result<(), MapError> {
     let hex = text.strip_prefix(b"\\x").ok_or(MapError::BadBytes)?;
     let len = HEXLOWER.decode_len(hex.len()).map_err(|_| MapError::BadBytes)?;
     let start = out.len();

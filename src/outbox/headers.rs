@@ -90,7 +90,7 @@ impl HeaderList {
         Headers { text: &self.text, spans: &self.spans }
     }
 
-    /// Collects the headers of `row`.
+    /// Collects the headers of `row`; where some cannot be read, the others.
     pub(super) fn fill(
         &mut self,
         chosen: &[Bound],
@@ -99,11 +99,12 @@ impl HeaderList {
     ) -> Result<(), MapError> {
         self.text.clear();
         self.spans.clear();
+        let mut filled = Ok(());
         for header in chosen {
             let value = match &header.source {
-                Source::Field(field) => row.text(*field)?,
-                Source::Column(place) => row.text_at(*place)?.map(Into::into),
-                Source::ContentType(value) => Some((*value).into()),
+                Source::Field(field) => row.text(*field),
+                Source::Column(place) => row.text_at(*place).map(|text| text.map(Into::into)),
+                Source::ContentType(value) => Ok(Some((*value).into())),
                 Source::Position => {
                     let name = self.push(&header.name);
                     let start = self.text.len();
@@ -113,14 +114,17 @@ impl HeaderList {
                     continue;
                 }
             };
-            if let Some(value) = value {
-                self.add(&header.name, Some(&value));
+            match value {
+                Ok(Some(value)) => self.add(&header.name, Some(&value)),
+                Ok(None) => {}
+                Err(error) => filled = filled.and(Err(error)),
             }
         }
         match row.bytes(Field::Headers) {
-            None | Some(b"{}") => Ok(()),
+            None | Some(b"{}") => filled,
             Some(json) => {
-                members(json, |name, value| self.add(name, value)).map_err(|_| MapError::BadHeaders)
+                let members = members(json, |name, value| self.add(name, value));
+                filled.and(members.map_err(|_| MapError::BadHeaders))
             }
         }
     }

@@ -2,13 +2,14 @@
 //!
 //! What a table's columns mean is configuration ([`columns`], [`status`]), checked against the
 //! catalog once and against the stream's own layout for every `Relation`. The hot path is
-//! [`Mapper::map`]: it borrows from the row, writes into memory that it reuses, and never changes
-//! a payload's bytes.
+//! [`Mapper::read`]: it borrows from the row, writes into memory that it reuses, and never changes
+//! a payload's bytes. A row that is not due or cannot become an event is a [`Content`] of its own.
 
 pub mod columns;
 pub mod status;
 
 mod binding;
+mod content;
 mod envelope;
 mod headers;
 mod json;
@@ -17,6 +18,7 @@ mod problem;
 mod route;
 mod timestamp;
 
+pub use content::{Content, Misfit};
 pub use envelope::{Envelope, EventConfig, EventMap, Format, Mapper, PayloadEncoding};
 pub use headers::{HeaderList, Headers};
 pub use partition::Placement;
@@ -49,6 +51,9 @@ pub enum MapError {
     /// A partition that is not a number.
     #[error("the partition is not a number")]
     BadPartition,
+    /// A due time that is none.
+    #[error("the time that it is due cannot be read")]
+    BadSchedule,
 }
 
 #[cfg(test)]

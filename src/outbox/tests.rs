@@ -11,10 +11,12 @@ use proptest::prelude::*;
 const NOW: i64 = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
 const POSITION: Position = Position { commit: Lsn::from_wire(0x1_0000_00AB), index: 3 };
 
+const ID: &str = "4d47e190-0402-4048-bc2c-89dd54343cdc";
+
 /// Our own table's columns with a row's values.
 fn ours() -> Vec<(&'static str, &'static str, Kind, Option<&'static str>)> {
     vec![
-        ("id", "uuid", Kind::Scalar, Some("4d47e190-0402-4048-bc2c-89dd54343cdc")),
+        ("id", "uuid", Kind::Scalar, Some(ID)),
         ("seq", "bigint", Kind::Integer, Some("17")),
         ("aggregate_type", "text", Kind::Text, Some("order")),
         ("aggregate_id", "text", Kind::Text, Some("o-1")),
@@ -30,6 +32,7 @@ fn ours() -> Vec<(&'static str, &'static str, Kind, Option<&'static str>)> {
         ("scheduled_at", "timestamptz", Kind::TimestampTz, None),
         ("status", "text", Kind::Text, Some("PENDING")),
         ("sent_at", "timestamptz", Kind::TimestampTz, None),
+        ("max_attempts", "integer", Kind::Integer, None),
     ]
 }
 
@@ -108,7 +111,13 @@ impl Table {
 
     fn map(&self) -> Result<Published, MapError> {
         let values: Vec<_> = self.columns.iter().map(|c| c.3.map(str::as_bytes)).collect();
-        self.mapper().map(&values, POSITION, NOW).map(|envelope| Published::from(&envelope))
+        self.mapper().map(&values, POSITION).map(|envelope| Published::from(&envelope))
+    }
+
+    /// Shows what the row holds to `look`.
+    fn read<R>(&self, look: impl FnOnce(Option<Content<'_>>) -> R) -> R {
+        let values: Vec<_> = self.columns.iter().map(|c| c.3.map(str::as_bytes)).collect();
+        look(self.mapper().read(&values, POSITION, NOW))
     }
 
     fn published(&self) -> Published {
@@ -135,7 +144,8 @@ struct Published {
     key: Option<String>,
     headers: Vec<(String, Option<String>)>,
     value: Option<Vec<u8>>,
-    is_early: bool,
+    scheduled: Option<i64>,
+    max_attempts: Option<i32>,
 }
 
 impl From<&Envelope<'_>> for Published {
@@ -146,7 +156,8 @@ impl From<&Envelope<'_>> for Published {
             key: envelope.key.as_deref().map(str::to_owned),
             headers: envelope.headers.iter().map(owned).collect(),
             value: envelope.value.map(<[u8]>::to_vec),
-            is_early: envelope.is_early,
+            scheduled: envelope.scheduled,
+            max_attempts: envelope.max_attempts,
         }
     }
 }
@@ -289,10 +300,96 @@ fn a_field_can_be_a_member_of_the_payload_or_a_constant() {
 }
 
 #[test]
-fn a_row_that_is_not_due_says_so() {
-    let due = |moment| Table::ours().with("scheduled_at", Some(moment)).published().is_early;
-    assert!(due("2026-11-21 06:00:01+00"));
-    assert!(!due("2026-11-21 06:00:00+00"));
+fn a_row_that_is_not_due_is_not_looked_at_any_further() {
+    let due = |moment| Table::ours().with("scheduled_at", Some(moment));
+    // Nothing else of it matters yet.
+    let later = due("2026-11-21 06:00:01+00").with("aggregate_type", None);
+    later.with("headers", Some("[")).read(|content| match content {
+        Some(Content::Scheduled { id, event_type, due }) => {
+            assert_eq!((&*id, event_type.as_deref()), (ID, Some("OrderCreated")));
+            assert_eq!(due, NOW + 1_000_000);
+        }
+        other => panic!("{other:?}"),
+    });
+    let now = due("2026-11-21 06:00:00+00");
+    now.read(|content| assert!(matches!(content, Some(Content::Envelope(_))), "{content:?}"));
+    assert_eq!(now.published().scheduled, Some(NOW));
+    assert_eq!(Table::ours().published().scheduled, None);
+    due("infinity").with("id", None).read(|content| assert!(content.is_none(), "{content:?}"));
+}
+
+#[test]
+fn a_due_time_that_cannot_be_read_is_an_error_and_not_now() {
+    let table = Table::ours().with("scheduled_at", Some("soon"));
+    assert_eq!(table.map(), Err(MapError::BadSchedule));
+}
+
+#[test]
+fn a_row_says_how_often_it_is_tried() {
+    let tries = |text| Table::ours().with("max_attempts", text).published().max_attempts;
+    assert_eq!(tries(Some("3")), Some(3));
+    for nothing in [None, Some("0"), Some("-1"), Some("many"), Some("99999999999")] {
+        assert_eq!(tries(nothing), None, "{nothing:?}");
+    }
+}
+
+/// The row of a misfit: what can be said of it, and why it is one.
+fn misfit(table: &Table, expected: MapError, look: impl FnOnce(Misfit<'_>)) {
+    table.read(|content| match content {
+        Some(Content::Misfit(misfit)) => {
+            assert_eq!(misfit.error, expected);
+            look(misfit);
+        }
+        other => panic!("{other:?}"),
+    });
+}
+
+#[test]
+fn a_misfit_says_everything_that_can_be_read() {
+    let table = Table::ours()
+        .with("headers", Some(r#"{"a": "x", "b": ]"#))
+        .with("dedup_key", Some("d"))
+        .with("max_attempts", Some("2"));
+    misfit(&table, MapError::BadHeaders, |misfit| {
+        assert_eq!(misfit.id, ID);
+        assert_eq!(misfit.event_type.as_deref(), Some("OrderCreated"));
+        assert_eq!(misfit.dedup_key.as_deref(), Some("d"));
+        assert_eq!(misfit.topic.as_deref(), Some("outbox.order"));
+        assert_eq!(misfit.key.as_deref(), Some("o-1"));
+        let headers: Vec<_> = misfit.headers.view().iter().collect();
+        assert_eq!(headers, [("event_id", Some(ID)), ("a", Some("x"))]);
+        assert_eq!(misfit.value.as_deref(), Some(br#"{"total": 1.10}"#.as_slice()));
+        assert_eq!((misfit.occurred, misfit.max_attempts), (Some(NOW + 500_000), Some(2)));
+    });
+    let bytes = Table::ours().retyped("payload", "bytea", Kind::Bytes);
+    let bytes = bytes.with("payload", Some("\\x00ff")).with("aggregate_type", None);
+    misfit(&bytes, MapError::NoTopic, |misfit| {
+        assert_eq!((misfit.topic, misfit.value.as_deref()), (None, Some([0, 0xFF].as_slice())));
+    });
+    let odd = bytes.with("payload", Some("\\x0")).with("aggregate_type", Some("order"));
+    misfit(&odd, MapError::BadBytes, |misfit| {
+        assert_eq!(misfit.value.as_deref(), Some(b"\\x0".as_slice()), "as PostgreSQL prints it");
+    });
+    Table::ours().with("id", None).read(|content| assert!(content.is_none(), "{content:?}"));
+}
+
+#[test]
+fn a_topic_that_kafka_would_not_take_is_found_at_once() {
+    let named = |topic| Table::ours().with("topic", Some(topic));
+    for bad in ["a b", "..", "ü"] {
+        misfit(&named(bad), MapError::BadTopic, |misfit| assert_eq!(misfit.topic, None, "{bad}"));
+    }
+    let values = |topic: &'static str| -> Vec<_> {
+        let columns = named(topic).columns;
+        columns.iter().map(|column| column.3.map(str::as_bytes)).collect()
+    };
+    let mut mapper = Table::ours().mapper();
+    for (topic, is_good) in [("a", true), ("a", true), ("a/b", false), ("a", true), ("a/b", false)]
+    {
+        let values = values(topic);
+        let mapped = mapper.map(&values, POSITION);
+        assert_eq!(mapped.map(|envelope| envelope.topic).ok(), is_good.then_some(topic));
+    }
 }
 
 #[test]
@@ -329,7 +426,7 @@ proptest! {
             "aggregate_id" => Some(aggregate.as_bytes()),
             _ => column.3.map(str::as_bytes),
         }).collect();
-        let envelope = mapper.map(&values, POSITION, NOW).unwrap();
+        let envelope = mapper.map(&values, POSITION).unwrap();
         let value = envelope.value.unwrap();
         let expected = format!(",\"payload\":{payload}}}");
         prop_assert!(value.ends_with(expected.as_bytes()));
@@ -339,7 +436,7 @@ proptest! {
             "headers" => Some(headers.as_bytes()),
             _ => column.3.map(str::as_bytes),
         }).collect();
-        let _ = mapper.map(&odd, POSITION, NOW);
+        let _ = mapper.read(&odd, POSITION, NOW);
     }
 
     #[test]
@@ -349,6 +446,6 @@ proptest! {
         let values: Vec<_> = values.iter().map(|value| value.as_deref()).collect();
         let mut mapper = Table::ours().mapper();
         let _ = mapper.is_pending(&values);
-        let _ = mapper.map(&values, POSITION, NOW);
+        let _ = mapper.read(&values, POSITION, NOW);
     }
 }

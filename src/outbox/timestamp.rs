@@ -32,9 +32,10 @@ pub(super) fn write_rfc3339(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// The moment that `text` names, in microseconds since 1970; none if it is not a plain one.
+/// The moment that `text` names, in microseconds since 1970; none if it is not a plain one. The form
+/// of RFC 3339 is what payloads say it in.
 pub(super) fn micros(text: &str) -> Option<i64> {
-    let clock = text.strip_suffix("+00").unwrap_or(text);
+    let clock = text.strip_suffix("+00").or_else(|| text.strip_suffix('Z')).unwrap_or(text);
     let (seconds, fraction) = clock.split_once('.').unwrap_or((clock, ""));
     let [year, month, day, hour, minute, second] = fields(seconds)?;
     let mut micros = 0;
@@ -51,7 +52,7 @@ fn fields(text: &str) -> Option<[i64; 6]> {
     let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
     let two = |tens: u8, ones: u8| Some(digit(tens)? * 10 + digit(ones)?);
     match text.as_bytes() {
-        &[a, b, c, d, b'-', e, f, b'-', g, h, b' ', i, j, b':', k, l, b':', m, n] => {
+        &[a, b, c, d, b'-', e, f, b'-', g, h, b' ' | b'T', i, j, b':', k, l, b':', m, n] => {
             let year = two(a, b)? * 100 + two(c, d)?;
             Some([year, two(e, f)?, two(g, h)?, two(i, j)?, two(k, l)?, two(m, n)?])
         }
@@ -68,14 +69,17 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     days + day_of_year - 719_468
 }
 
-/// Whether the moment that `text` names lies after `now` (microseconds since 1970).
-///
-/// What cannot be read counts as later: nothing goes out early.
-pub(super) fn is_after(text: &str, now: i64) -> bool {
-    if text == "-infinity" || text.ends_with(" BC") {
-        return false;
+/// When something is due, in microseconds since 1970; none if that cannot be read. What nobody lives
+/// to see is the end of time.
+pub(super) fn due(text: &str) -> Option<i64> {
+    let is_far = |year: &str| year.len() > 4 && year.bytes().all(|byte| byte.is_ascii_digit());
+    match text {
+        "-infinity" => Some(i64::MIN),
+        "infinity" => Some(i64::MAX),
+        _ if text.ends_with(" BC") => Some(i64::MIN),
+        _ if text.split_once('-').is_some_and(|(year, _)| is_far(year)) => Some(i64::MAX),
+        _ => micros(text),
     }
-    micros(text).is_none_or(|moment| moment > now)
 }
 
 #[cfg(test)]
@@ -111,6 +115,8 @@ mod tests {
             ("2000-01-01 00:00:00+00", crate::pgoutput::POSTGRES_EPOCH_MICROS),
             ("2000-02-29 00:00:00.5+00", 951_782_400_500_000),
             ("2024-12-31 23:59:59+00", 1_735_689_599_000_000),
+            ("2000-01-01T00:00:00Z", crate::pgoutput::POSTGRES_EPOCH_MICROS),
+            ("2000-02-29T00:00:00.5Z", 951_782_400_500_000),
             ("0001-01-01 00:00:00+00", -62_135_596_800_000_000),
         ] {
             assert_eq!(micros(text), Some(expected), "{text}");
@@ -123,21 +129,21 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_counts_as_later() {
-        let now = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
-        for (text, after) in [
-            ("2026-11-21 06:00:00+00", false),
-            ("2026-11-21 06:00:00.000001+00", true),
-            ("2026-11-21 06:00:00.000001", true),
-            ("2026-11-21 05:59:59+00", false),
-            ("infinity", true),
-            ("-infinity", false),
-            ("0044-03-15 12:00:00+00 BC", false),
-            ("294276-12-31 23:59:59+00", true),
-            ("2026-11-21 06:00:00.+5+00", true),
-            ("soon", true),
+    fn a_due_time_is_a_moment_or_the_beginning_or_the_end_of_time() {
+        let moment = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
+        for (text, expected) in [
+            ("2026-11-21 06:00:00+00", Some(moment)),
+            ("2026-11-21 06:00:00.000001", Some(moment + 1)),
+            ("2026-11-21T06:00:00Z", Some(moment)),
+            ("infinity", Some(i64::MAX)),
+            ("-infinity", Some(i64::MIN)),
+            ("0044-03-15 12:00:00+00 BC", Some(i64::MIN)),
+            ("294276-12-31 23:59:59+00", Some(i64::MAX)),
+            ("2026-11-21 06:00:00.+5+00", None),
+            ("soon-ish", None),
+            ("", None),
         ] {
-            assert_eq!(is_after(text, now), after, "{text}");
+            assert_eq!(due(text), expected, "{text}");
         }
     }
 }

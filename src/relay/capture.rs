@@ -1,9 +1,12 @@
 //! Capture: replication messages become events with a position.
 
+use std::borrow::Cow;
+
 use super::disposition::{Fate, of_bind, of_decode, of_map};
 use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
-use crate::outbox::{Envelope, EventMap, Mapper};
+pub(super) use crate::outbox::Content;
+use crate::outbox::{EventMap, MapError, Mapper};
 use crate::pgoutput::{
     Begin, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode,
 };
@@ -25,7 +28,7 @@ pub(super) enum Captured {
 
 /// One event on its way from capture to publish.
 pub(super) struct Captive<'a> {
-    pub(super) envelope: Envelope<'a>,
+    pub(super) content: Content<'a>,
     pub(super) position: Position,
     pub(super) xid: u32,
     /// When its transaction committed, in microseconds since 1970.
@@ -81,7 +84,7 @@ impl Capture {
         let mut values = Vec::new();
         insert.tuple.values(&mut values).map_err(of_decode)?;
         let is_ours = insert.relation == self.table;
-        Ok(is_ours.then(|| mapper.id(&values).into_owned()))
+        Ok(mapper.id(&values).filter(|_| is_ours).map(Cow::into_owned))
     }
 
     /// Takes one message. An event goes to `hand_over`. `now` is in microseconds since 1970.
@@ -141,19 +144,11 @@ impl Capture {
         let mut values = with_other_lifetime(std::mem::take(&mut self.values));
         tuple.values(&mut values).map_err(of_decode)?;
         let captured = if mapper.is_pending(&values) {
-            let envelope = match mapper.map(&values, position, now) {
-                Ok(envelope) => envelope,
-                Err(error) => {
-                    let id = mapper.id(&values);
-                    return Err(of_map(error, &format!("event {id} at {position}")));
-                }
+            let Some(content) = mapper.read(&values, position, now) else {
+                return Err(of_map(MapError::NoId, &format!("the event at {position}")));
             };
-            if envelope.is_early {
-                let text = format!("event {} at {position} is scheduled for later", envelope.id);
-                return Err(Fate::Halt(Failure::new(Code::Scheduled, text)));
-            }
             let committed = begin.commit_time + POSTGRES_EPOCH_MICROS;
-            hand_over(Captive { envelope, position, xid: begin.xid, committed })?;
+            hand_over(Captive { content, position, xid: begin.xid, committed })?;
             Captured::Event
         } else {
             Captured::NotPending

@@ -9,13 +9,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::board::{Board, State, Totals, float, wall_clock};
-use super::capture::Captive;
+use super::capture::{Captive, Content};
 use super::disposition::{Fate, of_map, of_store};
 use super::publish::Publisher;
 use super::settle::{Finished, SettleConfig, Settler};
 use crate::ack::{Limits, Seq};
+use crate::failure::{Code, Failure};
 use crate::lsn::Position;
 use crate::metrics::Meters;
+use crate::outbox::Envelope;
 use crate::sink::Sink;
 use crate::status::{EventTimes, StatusStore};
 
@@ -68,7 +70,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// Takes on an event.
     pub(super) fn put(&mut self, captive: &Captive<'_>, now: Instant) -> Result<(), Fate> {
-        let Captive { envelope, position, xid, committed } = captive;
+        let envelope = envelope_or_halt(captive)?;
+        let Captive { position, xid, committed, .. } = captive;
         tracing::debug!(
             lsn = %position.commit,
             event_id = envelope.id,
@@ -217,6 +220,24 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     pub(super) fn count_redelivered(&self) {
         self.meters.redelivered.increment(self.publisher.window.open());
     }
+}
+
+/// What cannot go at once stops this version.
+fn envelope_or_halt<'c, 'a>(captive: &'c Captive<'a>) -> Result<&'c Envelope<'a>, Fate> {
+    let position = captive.position;
+    let (code, text) = match &captive.content {
+        Content::Envelope(envelope) => return Ok(envelope),
+        Content::Misfit(misfit) => {
+            return Err(of_map(misfit.error, &format!("event {} at {position}", misfit.id)));
+        }
+        Content::Scheduled { id, .. } => {
+            (Code::Scheduled, format!("event {id} at {position} is scheduled for later"))
+        }
+        Content::Oversize { id, bytes } => {
+            (Code::RowTooLarge, format!("event {id} at {position} has {bytes} bytes, too many"))
+        }
+    };
+    Err(Fate::Halt(Failure::new(code, text)))
 }
 
 /// Microseconds as seconds; a clock that went back counts as none.

@@ -16,14 +16,13 @@ use tokio::time::Instant;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 use super::board::{Board, State, wall_clock};
-use super::capture::Captive;
+use super::capture::{Captive, Content};
 use super::disposition::{Fate, of_bind, of_map, of_postgres};
 use super::flow::Flow;
-use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
 use crate::outbox::columns::{Field, LayoutColumn};
 use crate::outbox::status::Pending;
-use crate::outbox::{EventMap, Mapper};
+use crate::outbox::{EventMap, MapError, Mapper};
 use crate::pgoutput::{Column, Relation};
 use crate::postgres::{Error, OutboxTable, SqlSession, quote_ident, quote_literal};
 use crate::shutdown::{Stop, stopped};
@@ -192,27 +191,18 @@ impl Sweep {
         let values: Vec<_> =
             (0..self.column_count).map(|place| row.get(place).map(str::as_bytes)).collect();
         let bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
-        if bytes > self.max_row_bytes {
-            let id = self.mapper.id(&values);
-            let limit = self.max_row_bytes;
-            let text = format!("event {id}, older than the slot, has {bytes} bytes, above {limit}");
-            return Err(Fate::Halt(Failure::new(Code::RowTooLarge, text)));
-        }
         let wall = wall_clock();
-        let envelope = match self.mapper.map(&values, self.position, wall) {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                let id = self.mapper.id(&values);
-                return Err(of_map(error, &format!("event {id}, older than the slot")));
-            }
+        let content = if bytes > self.max_row_bytes {
+            let id = self.mapper.id(&values);
+            id.map(|id| Content::Oversize { id: id.into_owned(), bytes })
+        } else {
+            self.mapper.read(&values, self.position, wall)
         };
-        if envelope.is_early {
-            let text =
-                format!("event {}, older than the slot, is scheduled for later", envelope.id);
-            return Err(Fate::Halt(Failure::new(Code::Scheduled, text)));
-        }
+        let Some(content) = content else {
+            return Err(of_map(MapError::NoId, "an event older than the slot"));
+        };
         self.count += 1;
-        flow.put(&Captive { envelope, position: self.position, xid: 0, committed: wall }, now)
+        flow.put(&Captive { content, position: self.position, xid: 0, committed: wall }, now)
     }
 }
 

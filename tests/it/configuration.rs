@@ -46,6 +46,7 @@ const KEYS: Evidence = &[
     ("outbox.columns.occurred_at", FIELDS),
     ("outbox.columns.scheduled_at", FIELDS),
     ("outbox.columns.dedup_key", FIELDS),
+    ("outbox.columns.max_attempts", FIELDS),
     ("outbox.status.mode", "statuses::mode_ledger_leaves_the_row_alone"),
     ("outbox.status.status", STATUSES),
     ("outbox.status.sent_at", STATUSES),

@@ -25,7 +25,7 @@ fn migrate(options: &RelayOptions) {
 /// Nothing is called as it is by default.
 const EVERYTHING: &str = "CREATE TABLE outbox (uid bigint PRIMARY KEY, kind text, entity bigint, \
     what text, body json, meta json, destination text, lane text, owner text, revision smallint, \
-    at timestamp, due timestamptz, natural_key text, done_at timestamptz)";
+    at timestamp, due timestamptz, natural_key text, done_at timestamptz, tries int)";
 
 #[tokio::test]
 async fn every_field_comes_from_the_column_that_it_is_mapped_to() {
@@ -45,15 +45,16 @@ async fn every_field_comes_from_the_column_that_it_is_mapped_to() {
         ("outbox.columns.occurred_at", "at"),
         ("outbox.columns.scheduled_at", "due"),
         ("outbox.columns.dedup_key", "natural_key"),
+        ("outbox.columns.max_attempts", "tries"),
     ] {
         options = options.set(key, column);
     }
-    let options = options.set("envelope.headers", r#"["event_id", "dedup_key"]"#);
+    let options = options.set("envelope.headers", r#"["event_id", "dedup_key", "max_attempts"]"#);
     migrate(&options);
     let mut relay = options.start_ready().await;
     let insert = format!(
         "INSERT INTO outbox VALUES (7, 'order', 70, 'Placed', '{{ \"n\":  1 }}', '{{\"h\": \"x\"}}', \
-            '{}', 'lane-1', 'acme', 3, '2026-11-21 06:00', '2026-11-21 06:00Z', 'natural-7')",
+            '{}', 'lane-1', 'acme', 3, '2026-11-21 06:00', '2026-11-21 06:00Z', 'natural-7', NULL, 3)",
         small.topic
     );
     small.database.execute(&insert).await;
@@ -65,8 +66,8 @@ async fn every_field_comes_from_the_column_that_it_is_mapped_to() {
     });
     assert_eq!(record.json(), expected);
     assert_eq!(record.key(), "lane-1");
-    let headers = ["event_id", "dedup_key", "h"].map(|name| record.header(name));
-    assert_eq!(headers, [Some("7"), Some("natural-7"), Some("x")]);
+    let headers = ["event_id", "dedup_key", "max_attempts", "h"].map(|name| record.header(name));
+    assert_eq!(headers, [Some("7"), Some("natural-7"), Some("3"), Some("x")]);
     let done = "SELECT count(*) FROM outbox WHERE done_at IS NOT NULL";
     eventually("it to be marked", SOON, || async { small.database.count(done).await == 1 }).await;
     // The time that it is due counts.
