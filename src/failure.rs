@@ -75,6 +75,12 @@ pub enum Code {
     EventRefused,
     /// The producer cannot go on.
     ProducerFatal,
+    /// A topic has another number of partitions than before.
+    PartitionsChanged,
+    /// An operator paused a topic.
+    TopicPaused,
+    /// As many events are held as may be.
+    HeldFull,
     /// Kafka's client refuses its configuration.
     KafkaConfig,
     /// Another relay took over.
@@ -95,7 +101,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 41] = [
+    pub const ALL: [Code; 44] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -129,6 +135,9 @@ impl Code {
         Code::EventTooLarge,
         Code::EventRefused,
         Code::ProducerFatal,
+        Code::PartitionsChanged,
+        Code::TopicPaused,
+        Code::HeldFull,
         Code::KafkaConfig,
         Code::Fenced,
         Code::StatusWrite,
@@ -176,6 +185,9 @@ impl Code {
             Code::EventRefused => 4005,
             Code::ProducerFatal => 4006,
             Code::KafkaConfig => 4007,
+            Code::PartitionsChanged => 4008,
+            Code::TopicPaused => 4009,
+            Code::HeldFull => 4010,
             Code::Fenced => 5001,
             Code::StatusWrite => 5002,
             Code::GraceExceeded => 5003,
@@ -268,6 +280,15 @@ impl Code {
                 "see the reason; correct the topic's configuration: the relay tries again by itself"
             }
             Code::ProducerFatal => "nothing: the relay has replaced its producer",
+            Code::PartitionsChanged => {
+                "if the change is meant, run `outboxd resume --topic NAME`: from then on keys go to \
+                 the partitions that the new number gives them"
+            }
+            Code::TopicPaused => "run `outboxd resume --topic NAME` when it may go on",
+            Code::HeldFull => {
+                "mend what the events are held for, skip or discard some (`outboxd events list`), or \
+                 raise held.max_events and held.max_bytes; until then nothing more is read"
+            }
             Code::KafkaConfig => "correct kafka.properties",
             Code::Fenced => {
                 "nothing, if another relay took over; with relay.standby = true this one waits for its turn"
@@ -298,6 +319,9 @@ impl Code {
             | Code::SlotInUse
             | Code::KafkaUnavailable
             | Code::TopicMissing
+            | Code::PartitionsChanged
+            | Code::TopicPaused
+            | Code::HeldFull
             | Code::GraceExceeded
             | Code::StatusWrite
             | Code::DemoServer => 69,

@@ -137,6 +137,18 @@ meters! {
     producer_fatal: Counter = "outbox_producer_fatal_total";
     /// Replication connections made anew.
     reconnects: Counter = "outbox_replication_reconnects_total";
+    /// Events that were given up and sent to a dead-letter topic.
+    dead_letters: Counter = "events_dlq_total";
+    /// Held events: refused, and tried again.
+    held_retry: Gauge = "outbox_held_events", "reason" = "retry";
+    /// Held events: behind one of their key.
+    held_parked: Gauge = "outbox_held_events", "reason" = "parked";
+    /// Held events: their topic takes none.
+    held_topic: Gauge = "outbox_held_events", "reason" = "topic";
+    /// Held events: not due.
+    held_scheduled: Gauge = "outbox_held_events", "reason" = "scheduled";
+    /// Held events: given up.
+    held_dead: Gauge = "outbox_held_events", "reason" = "dead";
     /// Memory of the process.
     memory: Gauge = "outbox_memory_bytes";
 }
@@ -149,6 +161,7 @@ fn describe_shared() {
         "outbox_slot_lag_bytes",
         "WAL that was not confirmed, that was not received, and that the slot keeps (restart)."
     );
+    describe_gauge!("outbox_held_events", "Events that are held, by reason.");
     describe_gauge!("outbox_slot_wal_status", "What the slot's WAL is: exactly one is 1.");
     describe_gauge!("outbox_relay_state", "What the relay does: exactly one is 1.");
     describe_counter!(
@@ -162,6 +175,19 @@ fn describe_shared() {
 impl Default for Meters {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Meters {
+    /// Shows how many events are held, in the order of their reasons' names in `status`.
+    pub fn show_held(&self, held: [u64; 5]) {
+        #[expect(clippy::cast_precision_loss, reason = "shown to people")]
+        let [retry, parked, scheduled, topic, dead] = held.map(|count| count as f64);
+        self.held_retry.set(retry);
+        self.held_parked.set(parked);
+        self.held_scheduled.set(scheduled);
+        self.held_topic.set(topic);
+        self.held_dead.set(dead);
     }
 }
 

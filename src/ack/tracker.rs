@@ -84,6 +84,11 @@ impl Tracker {
         self.resolved
     }
 
+    /// The position of an event that is open.
+    pub(super) fn position(&self, seq: Seq) -> Position {
+        self.positions.get(seq)
+    }
+
     /// The position of the last event that was tracked, while any is open.
     pub(super) fn last_position(&self) -> Option<Position> {
         (self.open() > 0).then(|| self.positions.get(self.next - 1))

@@ -161,6 +161,11 @@ impl Window {
         self.slots.get(seq).lane
     }
 
+    /// The position of an event that is open.
+    pub fn position(&self, seq: Seq) -> Position {
+        self.tracker.position(seq)
+    }
+
     /// The position of the event that was read last; none if all are settled.
     pub fn last_position(&self) -> Option<Position> {
         self.tracker.last_position()

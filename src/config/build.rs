@@ -11,9 +11,12 @@ use super::{AdminConfig, Config, LogConfig, LogFormat};
 use crate::ack::Limits;
 use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Source};
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
-use crate::outbox::{EventConfig, Format, PayloadEncoding};
+use crate::outbox::{EventConfig, Format, PayloadEncoding, is_topic_name};
 use crate::postgres::{Server, TableName, is_slot_name};
-use crate::relay::{RelayConfig, SettleConfig, Start};
+use crate::relay::{
+    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, RelayConfig, RetryConfig, SettleConfig,
+    Start,
+};
 use crate::retry::Backoff;
 use crate::sink::{KafkaConfig, reserved_property};
 
@@ -72,7 +75,9 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
     };
     let events = events(settings);
     let server = server(settings);
+    let flow = flow(settings, settle, limits);
     let standby = settings.boolean("relay.standby");
+    let paused = settings.boolean("relay.paused");
     let create = settings.boolean("postgres.create");
     let max_row_bytes = settings.size("outbox.max_row_bytes");
     let sweep_order = settings.list("outbox.sweep_order");
@@ -90,10 +95,46 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         sweep_order,
         events,
         status,
+        flow,
+        kafka,
+        paused,
+    })
+}
+
+fn flow(settings: &mut Settings, settle: SettleConfig, limits: Limits) -> FlowConfig {
+    let backoff = Backoff::new(
+        settings.duration("retry.initial_backoff"),
+        settings.duration("retry.max_backoff"),
+        settings.fraction("retry.jitter"),
+    );
+    let on_exhausted = match settings.choice("retry.on_exhausted").as_str() {
+        "block" => OnExhausted::Block,
+        _ => OnExhausted::DeadLetter,
+    };
+    let max_attempts = settings.number("retry.max_attempts");
+    let max_attempts = u32::try_from(max_attempts).unwrap_or(u32::MAX);
+    let dead_letter = DeadLetterConfig {
+        topic: settings.text("dead_letter.topic"),
+        default: settings.text("dead_letter.default"),
+    };
+    for (key, topic) in [
+        ("dead_letter.topic", dead_letter.topic.replace("{topic}", "t")),
+        ("dead_letter.default", dead_letter.default.clone()),
+    ] {
+        if !topic.is_empty() && !is_topic_name(&topic) {
+            settings.problem(format!("{key}: {topic:?} is not a name that Kafka takes"));
+        }
+    }
+    FlowConfig {
         settle,
         limits,
-        kafka,
-    })
+        held: HeldLimits {
+            events: settings.number("held.max_events"),
+            bytes: settings.size("held.max_bytes"),
+        },
+        retry: RetryConfig { max_attempts, backoff, on_exhausted },
+        dead_letter,
+    }
 }
 
 fn server(settings: &mut Settings) -> Option<Server> {
@@ -199,6 +240,9 @@ fn status(settings: &mut Settings) -> StatusConfig {
     let status = column("outbox.status.status");
     let sent_at = column("outbox.status.sent_at");
     let sent_flag = column("outbox.status.sent_flag");
+    let attempts = column("outbox.status.attempts");
+    let next_attempt_at = column("outbox.status.next_attempt_at");
+    let last_error = column("outbox.status.last_error");
     let mode = match settings.choice("outbox.status.mode").as_str() {
         "ledger" => Mode::Ledger,
         "delete" => Mode::Delete,
@@ -210,8 +254,13 @@ fn status(settings: &mut Settings) -> StatusConfig {
         status,
         sent_at,
         sent_flag,
+        attempts,
+        next_attempt_at,
+        last_error,
         label_pending: settings.text("outbox.status.labels.pending"),
         label_sent: settings.text("outbox.status.labels.sent"),
+        label_failed: settings.text("outbox.status.labels.failed"),
+        label_retrying: settings.text("outbox.status.labels.retrying"),
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     /// `true` or `false`.
     Boolean,
+    /// A number from 0 to 1.
+    Fraction,
     /// A number, from the first to the last.
     Number(u64, u64),
     /// A time with its unit, as in "200ms", "25s", "5m".
@@ -44,7 +46,7 @@ const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'stati
     Key { path, kind, default, doc }
 }
 
-use Kind::{Boolean, Choice, Duration, Field, List, Number, Secret, Size, Table, Text};
+use Kind::{Boolean, Choice, Duration, Field, Fraction, List, Number, Secret, Size, Table, Text};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -67,6 +69,12 @@ pub(super) const KEYS: &[Key] = &[
         Boolean,
         "true",
         "Wait as hot standby while another relay has the place; otherwise end with code 75.",
+    ),
+    key(
+        "relay.paused",
+        Boolean,
+        "false",
+        "Start paused: nothing is read or published until `outboxd resume`.",
     ),
     key(
         "relay.reconnect_backoff",
@@ -221,6 +229,24 @@ pub(super) const KEYS: &[Key] = &[
         "The boolean column that says that the row was sent.",
     ),
     key(
+        "outbox.status.attempts",
+        Text,
+        "\"attempts\"",
+        "A number that counts failed attempts; \"\" for none.",
+    ),
+    key(
+        "outbox.status.next_attempt_at",
+        Text,
+        "\"next_attempt_at\"",
+        "A timestamp that says when a failed event is tried again; \"\" for none.",
+    ),
+    key(
+        "outbox.status.last_error",
+        Text,
+        "\"last_error\"",
+        "A text that says why the last attempt failed; \"\" for none.",
+    ),
+    key(
         "outbox.status.batch",
         Number(1, 100_000),
         "1000",
@@ -243,6 +269,18 @@ pub(super) const KEYS: &[Key] = &[
         Text,
         "\"SENT\"",
         "The status of a row that Kafka acknowledged.",
+    ),
+    key(
+        "outbox.status.labels.failed",
+        Text,
+        "\"FAILED\"",
+        "The status of a row whose event was given up.",
+    ),
+    key(
+        "outbox.status.labels.retrying",
+        Text,
+        "\"FAILED\"",
+        "The status of a row whose event failed and is tried again. It may be the pending one.",
     ),
     key(
         "route.topic",
@@ -298,6 +336,55 @@ pub(super) const KEYS: &[Key] = &[
         Number(1, 1_000_000),
         "1",
         "Events of one key that are under way at once. Above 1, order holds through everything but a record that Kafka refuses for good.",
+    ),
+    key(
+        "retry.max_attempts",
+        Number(1, 1_000_000),
+        "5",
+        "How often an event that Kafka refuses is tried, the first attempt included. A row can say otherwise (outbox.columns.max_attempts).",
+    ),
+    key(
+        "retry.initial_backoff",
+        Duration,
+        "\"1s\"",
+        "The wait after the first failed attempt; it doubles with every other.",
+    ),
+    key("retry.max_backoff", Duration, "\"60s\"", "The longest wait between attempts."),
+    key(
+        "retry.jitter",
+        Fraction,
+        "0.2",
+        "By how much of itself a wait varies, so that many events do not come back at once.",
+    ),
+    key(
+        "retry.on_exhausted",
+        Choice(&["dead_letter", "block"]),
+        "\"dead_letter\"",
+        "What becomes of an event without an attempt left: dead_letter sends it to the dead-letter topic, and its key goes on; block lets its key wait for an operator.",
+    ),
+    key(
+        "held.max_events",
+        Number(1, 10_000_000),
+        "100000",
+        "How many events can be held (retry, parked and topic). Beyond it nothing more is read.",
+    ),
+    key(
+        "held.max_bytes",
+        Size(1024, 1024 * 1024 * MIB),
+        "\"1GiB\"",
+        "How many bytes of events can be held.",
+    ),
+    key(
+        "dead_letter.topic",
+        Text,
+        "\"{topic}.dlq\"",
+        "Where dead letters go; {topic} is the event's own. \"\" keeps them in outboxd.held_event only.",
+    ),
+    key(
+        "dead_letter.default",
+        Text,
+        "\"outbox.dlq\"",
+        "Where dead letters go of events that have no topic; \"\" keeps them in outboxd.held_event only.",
     ),
     key(
         "admin.listen",

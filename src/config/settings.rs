@@ -144,6 +144,7 @@ impl Settings {
             }
             Kind::Boolean => text.parse().ok().map(Value::Boolean),
             Kind::Number(..) => text.parse().ok().map(Value::Integer),
+            Kind::Fraction => text.parse().ok().map(Value::Float),
             Kind::List | Kind::Table => structured(text),
             Kind::Field => structured(text)
                 .filter(Value::is_table)
@@ -199,6 +200,14 @@ impl Settings {
         self.read(path, from, |value| {
             let number = u64::try_from(value.as_integer()?).ok()?;
             (from..=to).contains(&number).then_some(number)
+        })
+    }
+
+    pub(super) fn fraction(&mut self, path: &str) -> f64 {
+        self.read(path, 0.0, |value| {
+            let whole = || value.as_integer().map(|number| number.to_string());
+            let number = value.as_float().or_else(|| whole()?.parse().ok())?;
+            (0.0..=1.0).contains(&number).then_some(number)
         })
     }
 
@@ -270,6 +279,7 @@ pub(super) fn expected(kind: Kind) -> String {
         Kind::Text | Kind::Secret => "text".to_owned(),
         Kind::Choice(words) => format!("one of {}", words.join(", ")),
         Kind::Boolean => "true or false".to_owned(),
+        Kind::Fraction => "a number from 0 to 1".to_owned(),
         Kind::Number(from, to) => format!("a number from {from} to {to}"),
         Kind::Duration => "a time with its unit, as in \"200ms\", \"25s\", \"5m\"".to_owned(),
         Kind::Size(from, to) => format!(

@@ -11,7 +11,7 @@ use super::columns::{BindError, ColumnMap, Field, Kind, Layout, MapProblem, Mapp
 use super::headers::{self, Headers};
 use super::json::{is_json, write_string};
 use super::route::{BoundTemplate, Template, is_topic_name};
-use super::status::{Pending, StatusMap};
+use super::status::Pending;
 use super::{MapError, timestamp};
 use crate::lsn::Position;
 use crate::pgoutput::Relation;
@@ -83,7 +83,7 @@ impl EventMap {
     /// Everything that is wrong with it.
     pub fn compile(
         config: &EventConfig,
-        status: &StatusMap,
+        pending: Pending<super::columns::LayoutColumn>,
         layout: &Layout,
     ) -> Result<Self, Vec<MapProblem>> {
         let mapping = config.columns.compile(layout)?;
@@ -122,7 +122,7 @@ impl EventMap {
                 headers,
                 format: config.format,
                 payload,
-                pending: status.pending.clone(),
+                pending,
             }),
             (_, _, headers) => {
                 problems.extend(headers.err());

@@ -106,7 +106,7 @@ impl Table {
             columns: columns.collect(),
         };
         let status = status().compile(&layout).unwrap();
-        EventMap::compile(&self.config, &status, &layout).unwrap().bind(&relation).unwrap()
+        EventMap::compile(&self.config, status.pending, &layout).unwrap().bind(&relation).unwrap()
     }
 
     fn map(&self) -> Result<Published, MapError> {
@@ -397,7 +397,7 @@ fn a_relation_without_a_mapped_column_is_refused() {
     let table = Table::ours();
     let layout = table.layout();
     let status = status().compile(&layout).unwrap();
-    let map = EventMap::compile(&table.config, &status, &layout).unwrap();
+    let map = EventMap::compile(&table.config, status.pending, &layout).unwrap();
     let relation = |change: &dyn Fn(&mut Vec<Column>)| {
         let columns = layout
             .columns

@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::{Error, TableName, quote_ident};
+use crate::pgoutput::{Column, Relation};
 use crate::outbox::columns::{Kind, Layout, LayoutColumn};
 
 /// What kind of server this is.
@@ -98,6 +99,19 @@ pub struct OutboxTable {
 }
 
 impl OutboxTable {
+    /// The table as the stream describes it.
+    pub fn relation(&self) -> Relation {
+        let columns = self.layout.columns.iter();
+        Relation {
+            oid: self.oid,
+            namespace: self.name.schema.clone(),
+            name: self.name.name.clone(),
+            columns: columns
+                .map(|column| Column { name: column.name.clone(), type_oid: column.type_oid })
+                .collect(),
+        }
+    }
+
     /// Looks the table up by name.
     ///
     /// # Errors

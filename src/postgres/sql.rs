@@ -1,10 +1,11 @@
 //! SQL connections: the same settings in each, whatever the role's defaults are.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use super::Error;
 use super::socket::Socket;
@@ -47,6 +48,7 @@ pub struct SqlSession {
     /// The address that answered.
     pub address: Address,
     ended: watch::Receiver<Option<String>>,
+    notices: watch::Receiver<u64>,
 }
 
 impl SqlSession {
@@ -106,21 +108,28 @@ impl SqlSession {
         // TLS is below the socket already.
         config.ssl_mode(tokio_postgres::config::SslMode::Disable);
         let connected = config.connect_raw(socket, NoTls).await.map_err(Error::from);
-        let (client, connection) = connected.map_err(|error| match error {
+        let (client, mut connection) = connected.map_err(|error| match error {
             // The library calls it an invalid configuration, and means this.
             Error::Protocol(_) if server.password.is_none() => Error::Auth(NO_PASSWORD.to_owned()),
             other => other,
         })?;
         let (end, ended) = watch::channel(None);
+        let (notice, notices) = watch::channel(0);
         tokio::spawn(async move {
-            let reason = match connection.await {
-                Ok(()) => "it was closed".to_owned(),
-                Err(error) => Error::from(error).to_string(),
+            let reason = loop {
+                match poll_fn(|cx| connection.poll_message(cx)).await {
+                    Some(Ok(AsyncMessage::Notification(_))) => {
+                        notice.send_modify(|count: &mut u64| *count += 1);
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break Error::from(error).to_string(),
+                    None => break "it was closed".to_owned(),
+                }
             };
             end.send_replace(Some(reason));
         });
         client.batch_execute(SESSION_SETTINGS).await?;
-        Ok(Self { client, address: address.clone(), ended })
+        Ok(Self { client, address: address.clone(), ended, notices })
     }
 
     /// Waits until the connection is gone, and says why.
@@ -128,6 +137,19 @@ impl SqlSession {
         let mut ended = self.ended.clone();
         let reason = ended.wait_for(Option::is_some).await.ok();
         reason.and_then(|reason| reason.clone()).unwrap_or_default()
+    }
+
+    /// Listens to what operators tell the relays of this database.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn listen(&self) -> Result<(), Error> {
+        Ok(self.client.batch_execute("LISTEN outboxd").await?)
+    }
+
+    /// Changes with everything that is told.
+    pub fn notices(&self) -> watch::Receiver<u64> {
+        self.notices.clone()
     }
 
     /// Sets how long a statement waits for a lock.

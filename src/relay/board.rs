@@ -192,6 +192,8 @@ pub struct Board {
     pub(super) totals: Totals,
     /// Whether Kafka can have events that no session has settled since.
     pub(super) in_doubt: bool,
+    /// Whether any session came as far as the stream.
+    pub(super) has_streamed: bool,
     sampled: (Instant, Totals),
 }
 
@@ -221,6 +223,7 @@ impl Board {
             meters,
             totals: Totals::default(),
             in_doubt: false,
+            has_streamed: false,
             sampled: (Instant::now(), Totals::default()),
         }
     }
@@ -329,9 +332,20 @@ pub(super) fn float(number: u64) -> f64 {
 }
 
 /// Microseconds since 1970.
+#[cfg(not(test))]
 pub(super) fn wall_clock() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Microseconds since 1970, or so: a simulation turns the clock.
+#[cfg(test)]
+pub(super) fn wall_clock() -> i64 {
+    thread_local! {
+        static BEGAN: Instant = Instant::now();
+    }
+    let since = BEGAN.with(Instant::elapsed);
+    1_700_000_000_000_000 + i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Memory of this process that is resident; 0 where the system does not say.

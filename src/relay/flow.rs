@@ -1,35 +1,50 @@
 //! The flow: what lies between reading an event and settling it, whoever read it.
 //!
-//! The stream and a sweep read events; both put them into a flow. It routes, in this order: reports
-//! of the sink, then transactions that came to their end, then whatever is due by the clock.
+//! The stream, a sweep and the schedule read events; all put them into a flow. It routes, in this
+//! order: reports of the sink, then transactions that came to their end, then whatever is due by
+//! the clock. What cannot go leaves by the held way.
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::board::{Board, State, Totals, float, wall_clock};
+use super::board::{Board, Held, State, Totals, float, wall_clock};
 use super::capture::{Captive, Content};
 use super::disposition::{Fate, of_map, of_store};
-use super::publish::Publisher;
-use super::settle::{Finished, SettleConfig, Settler};
-use crate::ack::{Limits, Seq};
+use super::held::HeldWay;
+use super::publish::{Arrival, Publisher};
+use super::redeem::Redeemed;
+use super::settle::{Finished, Settler};
+use super::{FlowConfig, misfit};
+use crate::ack::Seq;
 use crate::failure::{Code, Failure};
 use crate::lsn::Position;
 use crate::metrics::Meters;
-use crate::outbox::Envelope;
+use crate::outbox::{Envelope, Mapper};
 use crate::sink::Sink;
-use crate::status::{EventTimes, StatusStore};
+use crate::status::{EventTimes, HeldContent, Hold, Reason, StatusStore};
 
-/// Publishing and settling, side by side.
+/// Publishing and settling, side by side, and the held way around them.
 pub(super) struct Flow<S, T> {
     pub(super) publisher: Publisher<S>,
     pub(super) settler: Settler<T>,
-    meters: Meters,
+    pub(super) held: HeldWay<T>,
+    /// Reads the rows of scheduled events.
+    pub(super) mapper: Option<Mapper>,
+    /// Operators want nothing to be published.
+    pub(super) is_paused: bool,
+    /// Changes when operators want something.
+    pub(super) notices: Option<watch::Receiver<u64>>,
+    pub(super) meters: Meters,
     totals: Totals,
     shown: Option<(Instant, State)>,
     /// Whether something has happened since that is not shown yet.
     is_stale: bool,
+    /// Whether the held way is next to use the store.
+    is_helds_turn: bool,
+    was_full: bool,
     /// One event at a time is timed from its reading to its acknowledgement.
     timed: Option<(Seq, Instant)>,
 }
@@ -44,6 +59,8 @@ const REPORTS_GATHER: Duration = Duration::from_millis(1);
 pub(super) enum Woken {
     Reported,
     Finished(Finished),
+    Redeemed(Redeemed),
+    Noticed,
     Due,
 }
 
@@ -51,29 +68,75 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     pub(super) fn new(
         sink: S,
         store: Rc<T>,
-        limits: Limits,
-        settle: SettleConfig,
+        config: &FlowConfig,
         position: Position,
         meters: Meters,
     ) -> Self {
         let now = Instant::now();
+        let publisher =
+            Publisher::new(sink, config.limits, config.held, config.retry, meters.clone());
         Self {
-            publisher: Publisher::new(sink, limits, meters.clone()),
-            settler: Settler::new(store, settle, position, meters.clone(), now),
+            publisher,
+            settler: Settler::new(Rc::clone(&store), config.settle, position, meters.clone(), now),
+            held: HeldWay::new(store, config.dead_letter.clone(), meters.clone()),
+            mapper: None,
+            is_paused: false,
+            notices: None,
             meters,
             totals: Totals::default(),
             shown: None,
             is_stale: false,
+            is_helds_turn: false,
+            was_full: false,
             timed: None,
         }
     }
 
     /// Takes on an event.
     pub(super) fn put(&mut self, captive: &Captive<'_>, now: Instant) -> Result<(), Fate> {
-        let envelope = envelope_or_halt(captive)?;
-        let Captive { position, xid, committed, .. } = captive;
+        let Captive { content, position, xid, committed } = captive;
+        let (id, occurred) = match content {
+            Content::Envelope(envelope) => {
+                let arrival = Arrival { position: *position, ..Arrival::default() };
+                let seq = self.publish(envelope, arrival, now)?;
+                self.timed.get_or_insert((seq, now));
+                (envelope.id, envelope.occurred)
+            }
+            Content::Scheduled { id, event_type, due } => {
+                let hold = Hold { due: Some(*due), ..Hold::waiting(Reason::Scheduled) };
+                let event_type = event_type.as_deref().map(Into::into);
+                let content = HeldContent { event_type, ..HeldContent::default() };
+                self.publisher.hold(*position, None, hold, content);
+                (&**id, None)
+            }
+            Content::Misfit(misfit) => {
+                let failure = misfit::failure(misfit);
+                let (topic, content) = misfit::content(misfit, &mut self.publisher, now);
+                self.give_up(*position, &misfit.id, failure, topic, content);
+                (&*misfit.id, misfit.occurred)
+            }
+            Content::Oversize { id, bytes } => {
+                let text = format!("the row has {bytes} bytes, more than outbox.max_row_bytes");
+                let failure = Failure::new(Code::RowTooLarge, text);
+                self.give_up(*position, id, failure, None, HeldContent::default());
+                (id.as_str(), None)
+            }
+        };
+        let times = EventTimes { committed: *committed, occurred };
+        self.settler.track(id, *xid, times);
+        self.add_read();
+        Ok(())
+    }
+
+    /// Publishes an envelope. Gives its number.
+    pub(super) fn publish(
+        &mut self,
+        envelope: &Envelope<'_>,
+        arrival: Arrival,
+        now: Instant,
+    ) -> Result<Seq, Fate> {
         tracing::debug!(
-            lsn = %position.commit,
+            lsn = %arrival.position.commit,
             event_id = envelope.id,
             event_type = envelope.event_type.as_deref(),
             dedup_key = envelope.dedup_key.as_deref(),
@@ -83,15 +146,31 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 .find_map(|name| envelope.headers.get(name)),
             "event"
         );
-        let seq = self
-            .publisher
-            .publish(envelope, *position, now)
-            .map_err(|error| of_map(error, &format!("event {} at {position}", envelope.id)))?;
-        let times = EventTimes { committed: *committed, occurred: envelope.occurred };
-        self.settler.track(envelope.id, *xid, times);
-        self.timed.get_or_insert((seq, now));
-        self.totals.read += 1;
-        Ok(())
+        let Self { publisher, held, .. } = self;
+        publisher
+            .publish(envelope, arrival, |lane| held.is_ending(lane, wall_clock()), now)
+            .map_err(|error| of_map(error, &format!("event {}", envelope.id)))
+    }
+
+    /// An event that no attempt could help.
+    pub(super) fn give_up(
+        &mut self,
+        position: Position,
+        id: &str,
+        failure: Failure,
+        topic: Option<super::topics::TopicId>,
+        content: HeldContent,
+    ) -> Seq {
+        tracing::warn!(
+            event_id = id,
+            code = %failure.code,
+            error = failure.message,
+            remedy = failure.code.remedy(),
+            "an event cannot be published"
+        );
+        self.publisher.count_failed();
+        let hold = self.publisher.retry.hopeless(1, failure, wall_clock());
+        self.publisher.hold(position, topic, hold, content)
     }
 
     /// Does everything that can be done without waiting; with `at_once`, settles whatever is
@@ -113,7 +192,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 meters.processing_duration.record((now - since).as_secs_f64());
             }
         })?;
-        for (seq, failure) in self.publisher.newly_refused.drain(..) {
+        for (seq, failure) in self.publisher.newly_failed.drain(..) {
             tracing::warn!(
                 event_id = self.settler.id(seq),
                 code = %failure.code,
@@ -122,8 +201,69 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 "an event was refused; its key waits"
             );
         }
-        self.settler.start(&self.publisher.window, now, at_once);
+        self.totals.published += self.held.advance(&mut self.publisher, now, wall)?;
+        self.publish_due(now, wall)?;
+        self.publisher.aside.hold_what_fits(&mut self.publisher.window);
+        self.tell_if_full();
+        self.use_store(now, wall, at_once);
         Ok(())
+    }
+
+    /// Settling and the held way take turns.
+    fn use_store(&mut self, now: Instant, wall: i64, at_once: bool) {
+        if self.settler.is_busy() || self.held.running.is_some() || self.settler.gives_way {
+            return;
+        }
+        if std::mem::take(&mut self.held.shows_failures) {
+            self.settler.catch_up_soon(now);
+        }
+        let Publisher { window, aside, .. } = &mut self.publisher;
+        if self.is_helds_turn {
+            self.held.start(&mut self.publisher, wall);
+            if self.held.running.is_none() {
+                let Publisher { window, aside, .. } = &mut self.publisher;
+                self.settler.start(window, aside, now, at_once);
+            }
+        } else {
+            self.settler.start(window, aside, now, at_once);
+            if !self.settler.is_busy() {
+                self.held.start(&mut self.publisher, wall);
+            }
+        }
+        self.is_helds_turn = self.settler.is_busy();
+    }
+
+    /// Whether the store is in use.
+    pub(super) fn is_busy(&self) -> bool {
+        self.settler.is_busy() || self.held.running.is_some()
+    }
+
+    /// Whether an event of about `bytes` may be read.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        !self.is_paused && self.publisher.has_room(bytes)
+    }
+
+    fn tell_if_full(&mut self) {
+        let is_full = self.publisher.aside.is_full(&self.publisher.window);
+        if is_full && !self.was_full {
+            tracing::warn!(
+                code = %Code::HeldFull,
+                held = self.publisher.aside.events(),
+                remedy = Code::HeldFull.remedy(),
+                "as many events are held as may be; nothing more is read until there is room"
+            );
+        } else if !is_full && self.was_full {
+            tracing::info!("there is room for held events again");
+        }
+        self.was_full = is_full;
+    }
+
+    /// Rows of scheduled events that are due take their place behind what was read so far.
+    fn publish_due(&mut self, now: Instant, wall: i64) -> Result<(), Fate> {
+        if self.is_paused {
+            return Ok(());
+        }
+        super::due::publish_due(self, now, wall)
     }
 
     /// Waits until there is something to do. Who is `patient`, because rows come anyway, is not woken
@@ -133,7 +273,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             return Woken::Reported;
         }
         let show = self.shown.filter(|_| self.is_stale).map(|(at, _)| at + SHOW_EVERY);
-        let dues = [self.publisher.next_due(), self.settler.next_due(), show];
+        let settle = self.settler.next_due().filter(|_| self.held.running.is_none());
+        let dues = [self.publisher.next_due(), settle, self.held_due(), show];
         let due = dues.into_iter().flatten().min();
         let clock = async {
             match due {
@@ -152,25 +293,84 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             biased;
             () = reported => Woken::Reported,
             finished = self.settler.finished() => Woken::Finished(finished),
+            redeemed = self.held.finished() => Woken::Redeemed(redeemed),
+            () = noticed(&mut self.notices) => Woken::Noticed,
             () = clock => Woken::Due,
         }
     }
 
+    /// When a held or scheduled event is due.
+    fn held_due(&self) -> Option<Instant> {
+        if self.is_paused {
+            return None;
+        }
+        let schedule = self.held.schedule.next_due().filter(|_| self.held.schedule.rows.is_empty());
+        let due = [self.held.lanes.next_due(), schedule].into_iter().flatten().min()?;
+        let wait = u64::try_from(due - wall_clock()).unwrap_or(0);
+        // What is due and finds no room, or no store, is woken by those who have them.
+        (wait > 0).then(|| Instant::now() + Duration::from_micros(wait))
+    }
+
     /// Takes in what woke the flow.
     pub(super) fn take_in(&mut self, woken: Woken, now: Instant) -> Result<(), Fate> {
-        if let Woken::Finished(finished) = woken {
-            let window = &mut self.publisher.window;
-            let before = window.open();
-            let done = self.settler.complete(finished, window, now);
-            self.totals.settled += before - window.open();
-            done.map_err(|error| of_store(&error))?;
+        match woken {
+            Woken::Finished(finished) => {
+                let window = &mut self.publisher.window;
+                let before = window.open();
+                let done = self.settler.complete(finished, window, now);
+                self.totals.settled += before - window.open();
+                let run = done.map_err(|error| of_store(&error))?;
+                self.held.scheduled = self.held.scheduled.saturating_sub(run.came_due);
+                for (entry, leaving) in run.held {
+                    self.held.take_on(entry, &leaving, &mut self.publisher, now);
+                }
+            }
+            Woken::Redeemed(redeemed) => {
+                let followed = self.held.complete(redeemed, &mut self.publisher);
+                let followed = followed.map_err(|error| of_store(&error))?;
+                if followed.deferred > 0 {
+                    self.settler.catch_up_soon(now + Duration::from_secs(1));
+                }
+                if let Some(orders) = followed.orders {
+                    self.obey(orders.paused, &orders.paused_topics, &orders.partitions, now);
+                }
+            }
+            Woken::Noticed => self.held.has_orders = true,
+            Woken::Reported | Woken::Due => {}
         }
         Ok(())
     }
 
+    /// What operators want of the relay.
+    pub(super) fn obey(
+        &mut self,
+        paused: bool,
+        paused_topics: &[String],
+        partitions: &[(String, i32)],
+        now: Instant,
+    ) {
+        if paused != self.is_paused {
+            tracing::info!(paused, "an operator has spoken");
+        }
+        self.is_paused = paused;
+        self.held.is_paused = paused;
+        let newly = self.publisher.topics.order(paused_topics, partitions, now);
+        self.publisher.topics_paused(&newly);
+    }
+
+    /// Nothing more is begun: the relay is to stop.
+    pub(super) fn wind_down(&mut self) {
+        self.held.is_paused = true;
+    }
+
+    /// One more event was taken on.
+    pub(super) fn add_read(&mut self) {
+        self.totals.read += 1;
+    }
+
     /// Whether everything that was taken on is settled.
     pub(super) fn is_empty(&self) -> bool {
-        self.publisher.window.open() == 0
+        self.publisher.window.open() == 0 && self.held.is_idle()
     }
 
     /// Brings the board up to date, now and then. `state` is what the reader would show if
@@ -189,17 +389,22 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         board.totals.settled += before.settled;
         board.sample(now);
         let window = &self.publisher.window;
-        let stall = self.publisher.stall();
-        let state = if stall.is_some() { State::Stalled } else { state };
-        board.show_state(state, stall);
+        let stall = self.stall();
+        let state = match &stall {
+            _ if self.is_paused => State::Paused,
+            Some(_) => State::Stalled,
+            None => state,
+        };
+        let trouble = stall.as_ref().or_else(|| self.trouble());
+        board.show_state(state, trouble);
         let lag = self.settler.oldest_committed().filter(|_| window.open() > 0);
         let lag = lag.map_or(0.0, |committed| seconds(wall_clock() - committed));
         board.update(|status| {
             status.totals = board.totals;
             status.in_flight.events = window.open();
             status.in_flight.bytes = window.bytes();
-            status.held.retry = window.refused();
-            status.blocked_keys = window.blocked_keys();
+            status.held = self.held.count();
+            status.blocked_keys = self.held.lanes.lanes();
             status.lag_seconds = (lag * 1e3).round() / 1e3;
             status.position = self.settler.position().to_string();
             status.checks.producer = self.publisher.is_reachable();
@@ -208,12 +413,30 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         self.meters.lag_seconds.set(lag);
         self.meters.new_count.set(float(window.open()));
         self.meters.queue_depth.set(float(window.unacked()));
-        self.meters.failed_count.set(float(window.refused()));
-        self.meters.blocked_keys.set(float(window.blocked_keys() as u64));
-        let blocked = self.publisher.refused_since();
-        self.meters
-            .blocked_oldest_age
-            .set(blocked.map_or(0.0, |since| (now - since).as_secs_f64()));
+        let held = self.held.count();
+        self.meters.failed_count.set(float(held.retry + held.dead));
+        let Held { retry, parked, scheduled, topic, dead } = held;
+        self.meters.show_held([retry, parked, scheduled, topic, dead]);
+        self.meters.blocked_keys.set(float(self.held.lanes.lanes() as u64));
+        let blocked = self.held.oldest().map_or(0.0, |since| seconds(wall_clock() - since));
+        self.meters.blocked_oldest_age.set(blocked);
+    }
+
+    /// Why nothing goes, if nothing does.
+    fn stall(&self) -> Option<Failure> {
+        if self.was_full {
+            let text = format!("{} events are held or wait to be", self.publisher.aside.events());
+            return Some(Failure::new(Code::HeldFull, text));
+        }
+        let unreachable = self.publisher.reachable.as_ref()?.as_ref().err();
+        unreachable.filter(|_| self.publisher.window.unacked() > 0).cloned()
+    }
+
+    /// Why some events do not go, if some do not.
+    fn trouble(&self) -> Option<&Failure> {
+        let topic = self.publisher.topics.failure();
+        let event = self.held.last_failure.as_ref().filter(|_| self.held.lanes.lanes() > 0);
+        event.or(topic)
     }
 
     /// What may be in Kafka without being settled: it can come twice.
@@ -222,22 +445,15 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     }
 }
 
-/// What cannot go at once stops this version.
-fn envelope_or_halt<'c, 'a>(captive: &'c Captive<'a>) -> Result<&'c Envelope<'a>, Fate> {
-    let position = captive.position;
-    let (code, text) = match &captive.content {
-        Content::Envelope(envelope) => return Ok(envelope),
-        Content::Misfit(misfit) => {
-            return Err(of_map(misfit.error, &format!("event {} at {position}", misfit.id)));
-        }
-        Content::Scheduled { id, .. } => {
-            (Code::Scheduled, format!("event {id} at {position} is scheduled for later"))
-        }
-        Content::Oversize { id, bytes } => {
-            (Code::RowTooLarge, format!("event {id} at {position} has {bytes} bytes, too many"))
-        }
-    };
-    Err(Fate::Halt(Failure::new(code, text)))
+/// Waits until operators want something. Cancel-safe.
+async fn noticed(notices: &mut Option<watch::Receiver<u64>>) {
+    if let Some(notices) = notices
+        && notices.changed().await.is_ok()
+    {
+        return;
+    }
+    // Without a connection there is no session for long.
+    std::future::pending().await
 }
 
 /// Microseconds as seconds; a clock that went back counts as none.

@@ -1,37 +1,53 @@
 //! The relay: captures committed rows, publishes them, settles each, and confirms the LSN.
 //!
 //! In reading order: [`run`] connects a session, runs it, and decides by its end what comes next;
-//! `place` takes the relay's place; `preflight` checks, `create` makes what is missing; `sweep`
-//! publishes what is older than the slot; `session` is the loop; `capture`, `publish`, `settle` and
-//! `confirm` are its verbs, and `disposition` says what every error means.
+//! `place` takes the relay's place; `preflight` checks, `create` makes what is missing; `load` brings
+//! back what is held; `sweep` publishes what is older than the slot; `session` is the loop;
+//! `capture`, `publish`, `settle` and `confirm` are its verbs, and `disposition` says what every
+//! error means. What cannot go leaves the fast way (`aside`), is `held`, and comes back when it is
+//! due (`schedule`, `due`), or is given up; `redeem` makes that durable, `orders` are operators'.
 
+mod aside;
 mod board;
 mod capture;
 mod confirm;
 mod create;
 mod disposition;
+mod due;
 mod finding;
 mod flow;
 mod handle;
+mod held;
+mod load;
+mod misfit;
 mod monitor;
+mod orders;
 mod place;
 mod preflight;
 mod publish;
+mod redeem;
+mod report;
+mod schedule;
 mod session;
 mod settle;
 #[cfg(test)]
 mod simulation;
 mod sweep;
 mod topics;
+mod trial;
+mod words;
 
+pub use aside::HeldLimits;
 pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status, Totals};
 pub use create::create_slot;
 pub use disposition::Fate;
 pub use finding::{Finding, Severity};
 pub use handle::{Pulse, Relay};
+pub use held::DeadLetterConfig;
 pub use preflight::{Preflight, preflight};
 pub use session::End;
 pub use settle::SettleConfig;
+pub use trial::{OnExhausted, RetryConfig};
 
 use std::time::Duration;
 
@@ -87,12 +103,27 @@ pub struct RelayConfig {
     pub events: EventConfig,
     /// How statuses are written.
     pub status: StatusConfig,
+    /// What lies between reading and settling.
+    pub flow: FlowConfig,
+    /// Kafka.
+    pub kafka: KafkaConfig,
+    /// Whether to start paused.
+    pub paused: bool,
+}
+
+/// What lies between reading and settling.
+#[derive(Debug, Clone)]
+pub struct FlowConfig {
     /// How runs are settled.
     pub settle: SettleConfig,
     /// What may be in flight.
     pub limits: Limits,
-    /// Kafka.
-    pub kafka: KafkaConfig,
+    /// What may be held.
+    pub held: HeldLimits,
+    /// How often an event is tried.
+    pub retry: RetryConfig,
+    /// Where dead letters go.
+    pub dead_letter: DeadLetterConfig,
 }
 
 /// How a relay ended.

@@ -12,9 +12,10 @@ use tokio::time::sleep;
 use super::board::{Board, State};
 use super::capture::Capture;
 use super::create::{create_publication, create_slot};
-use super::disposition::{Fate, of_postgres, of_store};
+use super::disposition::{Fate, of_bind, of_postgres, of_store};
 use super::finding::Severity;
 use super::flow::Flow;
+use super::load::load;
 use super::monitor::{Sight, Watched, watch_over};
 use super::preflight::{Outbox, preflight, synchronous_standby};
 use super::session::{Before, End, Session};
@@ -84,6 +85,8 @@ impl Place {
             let text = "there is no table outboxd.relay";
             return Err(Fate::Halt(Failure::new(Code::SchemaMissing, text)));
         }
+        // Before anything that operators want is read.
+        writer.listen().await.map_err(connect)?;
         let holder = holder();
         loop {
             let row = RelayRow::take_place(&writer.client, &config.id, &holder).await;
@@ -134,7 +137,14 @@ impl Place {
         let (identity, flushed) = set_up.check_identity().await?;
         let fingerprint = set_up.check_publication(found.publication, has_slot).await?;
 
+        if config.paused && !board.has_streamed {
+            RelayRow::pause(&self.writer.client, &config.id)
+                .await
+                .map_err(|error| of_postgres(&error, "start paused"))?;
+        }
         let mut flow = self.open_flow(config, &outbox, meters).await?;
+        load(&mut flow).await?;
+        board.has_streamed = true;
         let swept = set_up.slot_and_sweep(has_slot, &mut flow, board, &mut stop).await;
         board.in_doubt |= !flow.is_empty();
         let swept_until = match swept? {
@@ -198,7 +208,11 @@ impl Place {
             .map_err(|text| Fate::Halt(Failure::new(Code::KafkaConfig, text)))?;
         sink.probe();
         let position = self.row.position;
-        Ok(Flow::new(sink, store, config.limits, config.settle, position, meters.clone()))
+        let mut flow = Flow::new(sink, store, &config.flow, position, meters.clone());
+        let relation = outbox.table.relation();
+        flow.mapper = Some(outbox.events.bind(&relation).map_err(|error| of_bind(&error))?);
+        flow.notices = Some(self.writer.notices());
+        Ok(flow)
     }
 }
 

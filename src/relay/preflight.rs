@@ -88,15 +88,8 @@ fn compile(
     config: &RelayConfig,
 ) -> Result<(EventMap, StatusMap), Vec<MapProblem>> {
     let status = config.status.compile(&table.layout);
-    let fallback = StatusMap {
-        mode: Mode::None,
-        status: None,
-        sent_at: None,
-        sent_flag: None,
-        pending: Pending::Always,
-    };
-    let events =
-        EventMap::compile(&config.events, status.as_ref().unwrap_or(&fallback), &table.layout);
+    let pending = status.as_ref().map_or(Pending::Always, |status| status.pending.clone());
+    let events = EventMap::compile(&config.events, pending, &table.layout);
     match (events, status) {
         (Ok(events), Ok(status)) => Ok((events, status)),
         (events, status) => {

@@ -2,93 +2,131 @@
 //!
 //! An event is in the [`Window`] before anything else happens to it. What can go at once is handed
 //! over straight from the row's bytes; what has to wait (for the event before it in its key, for
-//! its topic, for the sink's queue) is copied into a [`Parcel`]. Reports come back by number.
+//! its topic, for the sink's queue) is copied into a [`Parcel`]. Reports come back by number. What
+//! cannot go, and what comes behind it in its key, leaves the fast way ([`Aside`]).
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::disposition::{Fate, RecordFate, of_sink};
+use super::aside::{Aside, HeldLimits, Leaving};
+use super::disposition::Fate;
 use super::topics::{TopicId, Topics};
-use crate::ack::{Lane, Limits, Seq, Window};
-use crate::failure::{Code, Failure};
+use super::trial::RetryConfig;
+use super::words::Words;
+use crate::ack::{Entrance, Entry, Lane, Limits, Ordinal, Seq, Window};
+use crate::failure::Failure;
 use crate::lsn::Position;
-use crate::metrics::{Meters, count_error};
+use crate::metrics::Meters;
 use crate::outbox::{Envelope, MapError, Placement};
-use crate::retry::Backoff;
 use crate::sink::{Parcel, Record, Report, SendError, Sink, SinkError};
+use crate::status::{HeldContent, Hold, Reason};
 
 /// What a record costs in memory besides its own bytes.
-const RECORD_OVERHEAD: usize = 256;
-/// How long what Kafka refused waits before it is tried again.
-const REFUSED_INITIAL: Duration = Duration::from_secs(1);
-const REFUSED_MAX: Duration = Duration::from_mins(1);
-/// How long what failed for no reason of its own waits.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often a sink that cannot be reached is asked whether it can.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
+pub(super) const RECORD_OVERHEAD: usize = 256;
+/// Numbers of records that come from the held way have this bit; the rest is the event's ordinal.
+pub(super) const HELD: Seq = 1 << 62;
 
 /// Everything between reading and acknowledgement.
 pub(super) struct Publisher<S> {
     pub(super) sink: S,
     pub(super) window: Window,
-    topics: Topics,
-    waiting: HashMap<Seq, Waiting>,
+    pub(super) topics: Topics,
+    pub(super) aside: Aside,
+    pub(super) retry: RetryConfig,
+    pub(super) waiting: HashMap<Seq, Waiting>,
     /// Through the gate, and only waiting for the sink to take them.
-    ready: VecDeque<Seq>,
-    again: BinaryHeap<Reverse<(Instant, Seq)>>,
-    refused: HashMap<Seq, Refusal>,
-    /// Refused for the first time, and not told yet.
-    pub(super) newly_refused: Vec<(Seq, Failure)>,
-    backoff: Backoff,
+    pub(super) ready: VecDeque<Seq>,
+    pub(super) again: BinaryHeap<Reverse<(Instant, Seq)>>,
+    /// Sent in a batch of their own, because they were refused with others.
+    pub(super) alone: HashSet<Seq>,
+    /// What the record does not say of the events in the window.
+    origins: Vec<Origin>,
+    words: Words,
     hasher: RandomState,
-    random: fastrand::Rng,
-    meters: Meters,
+    pub(super) random: fastrand::Rng,
+    pub(super) meters: Meters,
     delivered: Vec<Seq>,
-    reports: Vec<Report>,
+    pub(super) reports: Vec<Report>,
     go: Vec<Seq>,
+    parked: Vec<Seq>,
+    /// Reports about records of the held way.
+    pub(super) held_delivered: Vec<Ordinal>,
+    pub(super) held_failed: Vec<(Ordinal, SinkError)>,
+    /// Events that failed, to be told.
+    pub(super) newly_failed: Vec<(Seq, Failure)>,
     /// Whether the sink can be reached, as far as it has told.
-    reachable: Option<Result<(), Failure>>,
+    pub(super) reachable: Option<Result<(), Failure>>,
     /// When to ask it again, while it cannot.
-    probe_at: Option<Instant>,
+    pub(super) probe_at: Option<Instant>,
 }
 
 /// An event that could not go at once.
-struct Waiting {
-    topic: TopicId,
-    placement: Placement,
-    parcel: Parcel,
-    alone: bool,
+pub(super) struct Waiting {
+    pub(super) topic: TopicId,
+    pub(super) placement: Placement,
+    pub(super) parcel: Parcel,
+    pub(super) alone: bool,
 }
 
-/// An event that was refused for what it is.
-struct Refusal {
-    attempts: u32,
-    since: Instant,
-    failure: Failure,
+/// What is only needed of an event that fails.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    placement: Placement,
+    max_attempts: u32,
+    event_type: u32,
+    redelivery: bool,
+}
+
+/// What is said of an event besides its envelope.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Arrival {
+    /// Its place in the stream.
+    pub(super) position: Position,
+    /// Whether it was scheduled, and is due.
+    pub(super) came_due: bool,
+    /// Whether an operator asked for it.
+    pub(super) redelivery: bool,
 }
 
 impl<S: Sink> Publisher<S> {
-    pub(super) fn new(sink: S, limits: Limits, meters: Meters) -> Self {
+    pub(super) fn new(
+        sink: S,
+        limits: Limits,
+        held: HeldLimits,
+        retry: RetryConfig,
+        meters: Meters,
+    ) -> Self {
+        let none = Origin {
+            placement: Placement::Fixed(-1),
+            max_attempts: 0,
+            event_type: 0,
+            redelivery: false,
+        };
         Self {
             sink,
             window: Window::new(limits),
             topics: Topics::default(),
+            aside: Aside::new(held),
+            retry,
             waiting: HashMap::new(),
             ready: VecDeque::new(),
             again: BinaryHeap::new(),
-            refused: HashMap::new(),
-            newly_refused: Vec::new(),
-            backoff: Backoff::new(REFUSED_INITIAL, REFUSED_MAX, 0.2),
+            alone: HashSet::new(),
+            origins: vec![none; limits.events.next_power_of_two()],
+            words: Words::default(),
             hasher: RandomState::new(),
             random: fastrand::Rng::new(),
             meters,
             delivered: Vec::new(),
             reports: Vec::new(),
             go: Vec::new(),
+            parked: Vec::new(),
+            held_delivered: Vec::new(),
+            held_failed: Vec::new(),
+            newly_failed: Vec::new(),
             reachable: None,
             probe_at: None,
         }
@@ -99,22 +137,31 @@ impl<S: Sink> Publisher<S> {
         self.window.has_room((bytes + RECORD_OVERHEAD) as u64)
     }
 
-    /// Takes on an event and sends it, if it may go. Gives its number.
+    /// A topic by its name, which is one that Kafka takes.
+    pub(super) fn topic(&mut self, name: &str, now: Instant) -> Option<TopicId> {
+        self.topics.find(name).or_else(|| self.topics.add(name, now))
+    }
+
+    /// What orders the events of a key.
+    pub(super) fn lane(&self, topic: TopicId, key: Option<&[u8]>) -> Option<Lane> {
+        key.map(|key| Lane(self.hasher.hash_one((topic, key))))
+    }
+
+    /// Takes on an event and sends it, if it may go. `joins` says of a lane whether its last held
+    /// events are going. Gives the event's number.
     ///
     /// # Errors
     /// The topic's name is not one. The event was not taken on.
     pub(super) fn publish(
         &mut self,
         envelope: &Envelope<'_>,
-        position: Position,
+        arrival: Arrival,
+        joins: impl FnOnce(Lane) -> bool,
         now: Instant,
     ) -> Result<Seq, MapError> {
-        let topic = match self.topics.find(envelope.topic) {
-            Some(topic) => topic,
-            None => self.topics.add(envelope.topic, now).ok_or(MapError::BadTopic)?,
-        };
+        let topic = self.topic(envelope.topic, now).ok_or(MapError::BadTopic)?;
         let key = envelope.key.as_deref().map(str::as_bytes);
-        let lane = key.map(|key| Lane(self.hasher.hash_one((topic, key))));
+        let lane = self.lane(topic, key);
         let by = envelope.partition_by.as_deref().map(str::as_bytes).or(key);
         let placement = match (envelope.partition, by) {
             (Some(partition), _) => Placement::Fixed(partition),
@@ -122,7 +169,25 @@ impl<S: Sink> Publisher<S> {
             (None, None) => Placement::Hashed(self.random.u32(..=0x7FFF_FFFF)),
         };
         let bytes = u32::try_from(envelope.bytes() + RECORD_OVERHEAD).unwrap_or(u32::MAX);
-        let admitted = self.window.admit(position, lane, bytes);
+        let entrance = if self.topics.refuses(topic) {
+            Entrance::Held
+        } else if lane.is_some_and(joins) {
+            Entrance::Joining
+        } else {
+            Entrance::Usual
+        };
+        let (seq, entry) = self.window.admit(arrival.position, lane, bytes, entrance);
+        if arrival.came_due {
+            self.aside.note_due(seq);
+        }
+        let max_attempts = envelope.max_attempts.and_then(|most| u32::try_from(most).ok());
+        let origin = Origin {
+            placement,
+            max_attempts: max_attempts.unwrap_or(0),
+            event_type: self.words.number(envelope.event_type.as_deref()),
+            redelivery: arrival.redelivery,
+        };
+        self.set_origin(seq, origin);
         let mut record = Record {
             topic: envelope.topic,
             partition: -1,
@@ -131,38 +196,140 @@ impl<S: Sink> Publisher<S> {
             value: envelope.value,
             alone: false,
         };
-        if admitted.goes
+        if entry == Entry::Goes
             && self.ready.is_empty()
             && let Some(info) = self.topics.info(topic)
         {
             record.partition = placement.partition(info.partitions);
-            match self.sink.send(&record, admitted.seq) {
-                Ok(()) => return Ok(admitted.seq),
+            match self.sink.send(&record, seq) {
+                Ok(()) => return Ok(seq),
                 Err(SendError::Full) => {}
                 Err(SendError::Refused(error)) => {
                     let parcel = Parcel::from(&record);
-                    let waiting = Waiting { topic, placement, parcel, alone: false };
-                    self.waiting.insert(admitted.seq, waiting);
-                    self.reports.push(refusal(admitted.seq, error));
-                    return Ok(admitted.seq);
+                    self.waiting.insert(seq, Waiting { topic, placement, parcel, alone: false });
+                    self.reports.push(refusal(seq, error));
+                    return Ok(seq);
                 }
             }
         }
         let parcel = Parcel::from(&record);
-        self.waiting.insert(admitted.seq, Waiting { topic, placement, parcel, alone: false });
-        if admitted.goes {
-            self.let_go(admitted.seq);
+        self.waiting.insert(seq, Waiting { topic, placement, parcel, alone: false });
+        match entry {
+            Entry::Goes => self.let_go(seq),
+            Entry::Waits => {}
+            Entry::Held if self.topics.refuses(topic) => {
+                self.leave(seq, Hold::waiting(Reason::Topic));
+            }
+            Entry::Held => self.leave(seq, Hold::waiting(Reason::Parked)),
         }
-        Ok(admitted.seq)
+        Ok(seq)
     }
 
-    /// The event is through the gate: it goes, or waits for its topic.
-    fn let_go(&mut self, seq: Seq) {
+    /// Takes on an event that is held from the start.
+    pub(super) fn hold(
+        &mut self,
+        position: Position,
+        topic: Option<TopicId>,
+        hold: Hold,
+        content: HeldContent,
+    ) -> Seq {
+        let lane = topic.and_then(|topic| self.lane(topic, content.parcel.key.as_deref()));
+        let leaving = Leaving::new(lane, hold, content);
+        let bytes = u32::try_from(leaving.bytes).unwrap_or(u32::MAX);
+        let (seq, entry) = self.window.admit(position, lane, bytes, Entrance::Held);
+        if entry == Entry::Waits
+            && let Some(lane) = lane
+        {
+            // Those that joined the lane are held before it.
+            self.park(lane);
+        }
+        self.aside.want(seq, leaving);
+        seq
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "masked by a length in memory")]
+    fn set_origin(&mut self, seq: Seq, origin: Origin) {
+        let mask = self.origins.len() - 1;
+        if let Some(slot) = self.origins.get_mut(seq as usize & mask) {
+            *slot = origin;
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "masked by a length in memory")]
+    fn origin(&self, seq: Seq) -> Option<Origin> {
+        self.origins.get(seq as usize & (self.origins.len() - 1)).copied()
+    }
+
+    /// An event that was to go is held, and with it those that wait behind it.
+    pub(super) fn set_aside(&mut self, seq: Seq, hold: Hold) {
+        let mut parked = std::mem::take(&mut self.parked);
+        self.window.set_aside(seq, &mut parked);
+        self.leave(seq, hold);
+        for seq in parked.drain(..) {
+            self.leave(seq, Hold::waiting(Reason::Parked));
+        }
+        self.parked = parked;
+    }
+
+    /// The lane's held events do not go on for now: who joined it is held as well.
+    pub(super) fn park(&mut self, lane: Lane) {
+        let mut parked = std::mem::take(&mut self.parked);
+        self.window.park(lane, &mut parked);
+        for seq in parked.drain(..) {
+            self.leave(seq, Hold::waiting(Reason::Parked));
+        }
+        self.parked = parked;
+    }
+
+    fn leave(&mut self, seq: Seq, hold: Hold) {
+        let (Some(waiting), Some(origin)) = (self.waiting.remove(&seq), self.origin(seq)) else {
+            return;
+        };
+        let topic = self.topics.name(waiting.topic).map(Into::into);
+        let content = HeldContent {
+            event_type: self.words.word(origin.event_type).map(Into::into),
+            max_attempts: (origin.max_attempts > 0).then_some(origin.max_attempts),
+            placement: Some(origin.placement),
+            parcel: Parcel { topic, ..waiting.parcel },
+            redelivery: origin.redelivery,
+        };
+        self.aside.want(seq, Leaving::new(self.window.lane(seq), hold, content));
+    }
+
+    /// How often the event's row allows it to be tried.
+    pub(super) fn max_attempts(&self, seq: Seq) -> Option<u32> {
+        self.origin(seq).map(|origin| origin.max_attempts).filter(|most| *most > 0)
+    }
+
+    /// A held event of the lane is through.
+    pub(super) fn release(&mut self, lane: Lane) {
+        let mut go = std::mem::take(&mut self.go);
+        self.window.release(lane, &mut go);
+        for seq in go.drain(..) {
+            self.let_go(seq);
+        }
+        self.go = go;
+    }
+
+    /// Hands over a record of the held way.
+    pub(super) fn send_held(
+        &mut self,
+        record: &Record<'_>,
+        ordinal: Ordinal,
+    ) -> Result<(), SendError> {
+        self.sink.send(record, HELD | ordinal.cast_unsigned())
+    }
+
+    /// The event is through the gate: it goes, waits for its topic, or is held with it.
+    pub(super) fn let_go(&mut self, seq: Seq) {
         let Some(waiting) = self.waiting.get(&seq) else {
             return;
         };
         match self.topics.info(waiting.topic) {
             Some(_) => self.ready.push_back(seq),
+            None if self.topics.refuses(waiting.topic) => {
+                self.set_aside(seq, Hold::waiting(Reason::Topic));
+            }
             None => self.topics.wait(waiting.topic, seq),
         }
     }
@@ -177,8 +344,8 @@ impl<S: Sink> Publisher<S> {
             let (Some(info), Some(topic)) =
                 (self.topics.info(waiting.topic), self.topics.name(waiting.topic))
             else {
-                self.topics.wait(waiting.topic, seq);
                 self.ready.pop_front();
+                self.let_go(seq);
                 continue;
             };
             let mut record = waiting.parcel.record(topic, waiting.alone);
@@ -203,16 +370,21 @@ impl<S: Sink> Publisher<S> {
         let mut reports = std::mem::take(&mut self.reports);
         self.sink.take(&mut self.delivered, &mut reports);
         let mut delivered = std::mem::take(&mut self.delivered);
-        self.meters.events_published.increment(delivered.len() as u64);
-        self.meters.publish_sent.increment(delivered.len() as u64);
+        let held = self.held_delivered.len();
+        let count = delivered.len();
         for seq in delivered.drain(..) {
+            if seq & HELD != 0 {
+                self.held_delivered.push((seq & !HELD).cast_signed());
+                continue;
+            }
             acked(seq);
-            if !self.refused.is_empty() {
-                self.refused.remove(&seq);
+            if !self.alone.is_empty() {
+                self.alone.remove(&seq);
             }
             self.window.ack(seq, &mut self.go);
         }
         self.delivered = delivered;
+        self.count_published((count - (self.held_delivered.len() - held)) as u64);
         let mut go = std::mem::take(&mut self.go);
         for seq in go.drain(..) {
             self.let_go(seq);
@@ -227,7 +399,7 @@ impl<S: Sink> Publisher<S> {
         }
         while self.again.peek().is_some_and(|next| next.0.0 <= now) {
             if let Some(Reverse((_, seq))) = self.again.pop() {
-                self.retry(seq);
+                self.let_go(seq);
             }
         }
         for topic in self.topics.due(now) {
@@ -237,135 +409,14 @@ impl<S: Sink> Publisher<S> {
             self.sink.probe();
         }
         self.send_ready();
+        self.aside.hold_what_fits(&mut self.window);
         Ok(())
     }
 
-    fn take_in(&mut self, report: Report, now: Instant) -> Result<(), Fate> {
-        match report {
-            Report::Failed { seq, error, parcel } => self.failed(seq, &error, parcel, now)?,
-            Report::Reachable(result) => self.reached(result, now),
-            Report::Fatal(reason) => {
-                self.meters.producer_fatal.increment(1);
-                count_error("kafka", "fatal");
-                let error = SinkError::Fatal(reason);
-                if let RecordFate::Session(fate) = of_sink(&error, "any") {
-                    return Err(fate);
-                }
-            }
-            Report::Topic { name, result } => {
-                if !matches!(result, Err(SinkError::Unavailable(_))) {
-                    self.reached(Ok(()), now);
-                }
-                match result {
-                    Ok(info) => {
-                        for seq in self.topics.ready(&name, info) {
-                            self.ready.push_back(seq);
-                        }
-                    }
-                    Err(error) => match of_sink(&error, &name) {
-                        RecordFate::Session(fate) => return Err(fate),
-                        RecordFate::Again(failure)
-                        | RecordFate::Topic(failure)
-                        | RecordFate::Event(failure) => {
-                            self.topics.unavailable(&name, failure, now);
-                        }
-                    },
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The sink has answered, or nobody does.
-    fn reached(&mut self, result: Result<(), String>, now: Instant) {
-        match (&self.reachable, &result) {
-            (Some(Ok(())), Ok(())) => return,
-            (Some(Err(_)), Ok(())) => tracing::info!("Kafka answers again"),
-            (None | Some(Ok(())), Err(reason)) => {
-                count_error("kafka", "unavailable");
-                tracing::warn!(
-                    code = %Code::KafkaUnavailable,
-                    error = reason,
-                    remedy = Code::KafkaUnavailable.remedy(),
-                    "Kafka does not answer; waiting for it"
-                );
-            }
-            (None, Ok(())) | (Some(Err(_)), Err(_)) => {}
-        }
-        self.probe_at = result.is_err().then(|| now + PROBE_EVERY);
-        let failure = |reason| Failure::new(Code::KafkaUnavailable, reason);
-        self.reachable = Some(result.map_err(failure));
-    }
-
-    /// Whether the sink can be reached, as far as it has told.
-    pub(super) fn is_reachable(&self) -> bool {
-        !matches!(self.reachable, Some(Err(_)))
-    }
-
-    fn failed(
-        &mut self,
-        seq: Seq,
-        error: &SinkError,
-        parcel: Parcel,
-        now: Instant,
-    ) -> Result<(), Fate> {
-        // A record that was under way has given up its place in `waiting`.
-        let topic = self.waiting.get(&seq).map(|waiting| waiting.topic);
-        let Some(topic) =
-            topic.or_else(|| parcel.topic.as_deref().and_then(|t| self.topics.find(t)))
-        else {
-            return Ok(());
-        };
-        let placement = Placement::Fixed(parcel.partition);
-        self.waiting.entry(seq).or_insert(Waiting { topic, placement, parcel, alone: false });
-        let name = self.topics.name(topic).unwrap_or_default().to_owned();
-        match of_sink(error, &name) {
-            RecordFate::Session(fate) => return Err(fate),
-            RecordFate::Again(_) => {
-                self.window.hold_back(seq);
-                self.again.push(Reverse((now + AGAIN_AFTER, seq)));
-            }
-            RecordFate::Topic(failure) => {
-                self.window.hold_back(seq);
-                self.topics.unavailable(&name, failure, now);
-                self.topics.wait(topic, seq);
-            }
-            RecordFate::Event(failure) => self.refuse(seq, topic, failure, now),
-        }
-        Ok(())
-    }
-
-    fn refuse(&mut self, seq: Seq, topic: TopicId, failure: Failure, now: Instant) {
-        self.window.refuse(seq);
-        self.meters.events_failed.increment(1);
-        self.meters.events_failed_alias.increment(1);
-        self.meters.publish_failed.increment(1);
-        count_error("kafka", "event");
-        if let Some(waiting) = self.waiting.get_mut(&seq) {
-            waiting.alone = true;
-        }
-        let refusal = self.refused.entry(seq);
-        let refusal =
-            refusal.or_insert(Refusal { attempts: 0, since: now, failure: failure.clone() });
-        refusal.attempts += 1;
-        let wait = self.backoff.wait(refusal.attempts, self.random.f64());
-        // Perhaps the topic's limits will have been changed by then.
-        self.topics.look_again(topic, now, now + wait);
-        if refusal.attempts == 1 {
-            self.newly_refused.push((seq, failure.clone()));
-        } else {
-            tracing::debug!(error = failure.message, attempts = refusal.attempts, "refused again");
-        }
-        refusal.failure = failure;
-        self.again.push(Reverse((now + wait, seq)));
-    }
-
-    fn retry(&mut self, seq: Seq) {
-        if self.refused.contains_key(&seq) {
-            self.meters.retries.increment(1);
-            self.meters.publish_retried.increment(1);
-        }
-        self.let_go(seq);
+    /// Kafka has acknowledged so many events.
+    pub(super) fn count_published(&self, events: u64) {
+        self.meters.events_published.increment(events);
+        self.meters.publish_sent.increment(events);
     }
 
     /// Whether many of the events that were read wait for others to be acknowledged.
@@ -382,20 +433,6 @@ impl<S: Sink> Publisher<S> {
     /// Whether a report waits that no signal of the sink will announce.
     pub(super) fn has_reports(&self) -> bool {
         !self.reports.is_empty()
-    }
-
-    /// Why events wait that should have gone, if any do.
-    pub(super) fn stall(&self) -> Option<&Failure> {
-        let oldest = self.refused.iter().min_by_key(|(seq, _)| **seq);
-        let refused = oldest.map(|(_, refusal)| &refusal.failure);
-        let unreachable = self.reachable.as_ref().and_then(|reachable| reachable.as_ref().err());
-        let unreachable = unreachable.filter(|_| self.window.unacked() > 0);
-        refused.or_else(|| self.topics.stall()).or(unreachable)
-    }
-
-    /// Since when the oldest refused event has waited.
-    pub(super) fn refused_since(&self) -> Option<Instant> {
-        self.refused.values().map(|refusal| refusal.since).min()
     }
 }
 

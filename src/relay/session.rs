@@ -115,6 +115,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                 biased;
                 asked = stopped(&mut stop, self.is_draining) => {
                     self.is_draining = true;
+                    self.flow.wind_down();
                     if asked.is_over() {
                         break End::Stopped { drained: self.is_empty() };
                     }
@@ -149,7 +150,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     fn reads(&self) -> bool {
         !self.is_draining
             && self.in_question.is_none()
-            && self.flow.publisher.has_room(self.stream.next_len())
+            && self.flow.has_room(self.stream.next_len())
     }
 
     /// Everything that can be done without waiting.
@@ -158,6 +159,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         while more {
             let now = Instant::now();
             self.flow.settler.gives_way = self.in_question.is_some();
+            self.flow.held.swept = self.before.swept_until.is_valid();
             self.flow.advance(now, self.is_draining)?;
             more = self.answer(now).await? && !self.is_draining && self.read(now).await?;
             let is_behind = self.before.flushed.is_valid();
@@ -174,7 +176,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     async fn read(&mut self, now: Instant) -> Result<bool, Fate> {
         let wall = wall_clock();
         for _ in 0..MESSAGES_AT_ONCE {
-            if !self.answer(now).await? || !self.flow.publisher.has_room(self.stream.next_len()) {
+            if !self.answer(now).await? || !self.flow.has_room(self.stream.next_len()) {
                 return Ok(false);
             }
             let Self { stream, capture, flow, confirmer, .. } = self;
@@ -207,7 +209,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     /// none left.
     async fn answer(&mut self, now: Instant) -> Result<bool, Fate> {
         // The question goes over the session that settles.
-        if self.flow.settler.is_busy() {
+        if self.flow.is_busy() {
             return Ok(self.in_question.is_none());
         }
         if let Some(data) = self.in_question.take() {

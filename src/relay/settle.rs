@@ -1,5 +1,5 @@
-//! Settle: runs of acknowledged events get their statuses, and the position moves, in one
-//! transaction at a time. Only then does the window forget them.
+//! Settle: runs of events get their statuses, those that could not go are held, and the position
+//! moves, in one transaction at a time. Only then does the window forget them.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::aside::{Aside, Leaving};
 use crate::ack::{Prefix, Seq, Window};
 use crate::lsn::Position;
 use crate::metrics::Meters;
-use crate::status::{Batch, CaughtUp, EventQueue, EventTimes, Settled, StatusStore, StoreError};
+use crate::status::{
+    Batch, CaughtUp, EventQueue, EventTimes, HeldEntry, HeldEvent, Settled, StatusStore, StoreError,
+};
 
 /// How runs are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,10 @@ type Work<R> = Pin<Box<dyn Future<Output = R>>>;
 struct Running {
     prefix: Prefix,
     started: Instant,
+    /// What is held of the run, in order.
+    leaving: Vec<(HeldEntry, Leaving)>,
+    /// Scheduled events that were published.
+    came_due: u64,
     work: Work<(Batch, Result<Settled, StoreError>)>,
 }
 
@@ -119,7 +126,13 @@ impl<T: StatusStore + 'static> Settler<T> {
     }
 
     /// Starts a transaction if one is due; with `at_once`, as soon as there is anything to settle.
-    pub(super) fn start(&mut self, window: &Window, now: Instant, at_once: bool) {
+    pub(super) fn start(
+        &mut self,
+        window: &Window,
+        aside: &mut Aside,
+        now: Instant,
+        at_once: bool,
+    ) {
         // One at a time: both use one session, and a run can be a transaction of many statements.
         if self.running.is_some() || self.gives_way {
             return;
@@ -145,12 +158,14 @@ impl<T: StatusStore + 'static> Settler<T> {
         batch.from = self.position;
         batch.to = prefix.position;
         batch.swept = self.swept;
+        let leaving = fill(&mut batch, aside, &prefix, window);
+        let came_due = batch.came_due.len() as u64;
         let store = Rc::clone(&self.store);
         let work = Box::pin(async move {
             let result = store.settle(&batch).await;
             (batch, result)
         });
-        self.running = Some(Running { prefix, started: now, work });
+        self.running = Some(Running { prefix, started: now, leaving, came_due, work });
     }
 
     fn start_catching_up(&mut self, now: Instant) {
@@ -196,6 +211,12 @@ impl<T: StatusStore + 'static> Settler<T> {
         }
     }
 
+    /// Catches up on deferred statuses and on failures that rows do not show, soon.
+    pub(super) fn catch_up_soon(&mut self, now: Instant) {
+        let due = self.catch_up.due.get_or_insert(now);
+        *due = (*due).min(now);
+    }
+
     /// Takes in what [`Settler::finished`] gave: the window forgets what is settled.
     ///
     /// # Errors
@@ -205,7 +226,8 @@ impl<T: StatusStore + 'static> Settler<T> {
         finished: Finished,
         window: &mut Window,
         now: Instant,
-    ) -> Result<(), StoreError> {
+    ) -> Result<SettledRun, StoreError> {
+        let mut run = SettledRun::default();
         match finished {
             Finished::CaughtUp(result) => {
                 self.catch_up.running = None;
@@ -220,10 +242,15 @@ impl<T: StatusStore + 'static> Settler<T> {
             }
             Finished::Settled(batch, result) => {
                 let Some(running) = self.running.take() else {
-                    return Ok(());
+                    return Ok(run);
                 };
                 let settled = result?;
                 window.settle(running.prefix.until);
+                run.came_due = running.came_due;
+                run.held = running.leaving;
+                for ((entry, _), ordinal) in run.held.iter_mut().zip(&settled.ordinals) {
+                    entry.ordinal = *ordinal;
+                }
                 self.position = batch.to;
                 self.spare = batch;
                 if settled.deferred > 0 {
@@ -238,8 +265,61 @@ impl<T: StatusStore + 'static> Settler<T> {
                 self.meters.events_processed.increment(running.prefix.count());
             }
         }
-        Ok(())
+        Ok(run)
     }
+}
+
+/// What a settled run leaves to the held way.
+#[derive(Default)]
+pub(super) struct SettledRun {
+    /// The events that are held now, in order.
+    pub(super) held: Vec<(HeldEntry, Leaving)>,
+    /// Scheduled events that were published.
+    pub(super) came_due: u64,
+}
+
+/// Takes what is held out of a run; the rest of it was sent.
+fn fill(
+    batch: &mut Batch,
+    aside: &mut Aside,
+    prefix: &Prefix,
+    window: &Window,
+) -> Vec<(HeldEntry, Leaving)> {
+    batch.held.clear();
+    batch.came_due.clear();
+    let (leaving, through) = aside.take(prefix);
+    if !through.is_empty() {
+        let ids: Vec<&str> = batch.events.iter().collect();
+        let due = through.iter().filter_map(|place| ids.get(*place));
+        batch.came_due = due.map(|id| (*id).to_owned()).collect();
+    }
+    if leaving.is_empty() {
+        return Vec::new();
+    }
+    let places: Vec<usize> = leaving.iter().map(|(place, _)| *place).collect();
+    let taken = batch.events.take_out(&places);
+    let mut left = Vec::with_capacity(leaving.len());
+    for ((id, xid), (place, mut leaving)) in taken.into_iter().zip(leaving) {
+        let content = std::mem::take(&mut leaving.content);
+        let position = window.position(prefix.from + place as u64);
+        let entry = HeldEntry {
+            ordinal: 0,
+            id: id.clone(),
+            xid,
+            position,
+            hold: leaving.hold.clone(),
+            topic: content.parcel.topic.clone(),
+            key: None,
+            max_attempts: content.max_attempts,
+            redelivery: content.redelivery,
+            bytes: 0,
+            since: super::board::wall_clock(),
+        };
+        let hold = leaving.hold.clone();
+        batch.held.push(HeldEvent { id, xid, position, hold, content });
+        left.push((entry, leaving));
+    }
+    left
 }
 
 /// What came to its end.

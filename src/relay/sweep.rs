@@ -23,7 +23,6 @@ use crate::lsn::{Lsn, Position};
 use crate::outbox::columns::{Field, LayoutColumn};
 use crate::outbox::status::Pending;
 use crate::outbox::{EventMap, MapError, Mapper};
-use crate::pgoutput::{Column, Relation};
 use crate::postgres::{Error, OutboxTable, SqlSession, quote_ident, quote_literal};
 use crate::shutdown::{Stop, stopped};
 use crate::sink::Sink;
@@ -75,15 +74,7 @@ impl Sweep {
     /// Opens the snapshot. As soon as this returns, the connection that exported it may go on.
     pub(super) async fn open(session: SqlSession, plan: &SweepPlan<'_>) -> Result<Self, Fate> {
         let columns = &plan.table.layout.columns;
-        let relation = Relation {
-            oid: plan.table.oid,
-            namespace: plan.table.name.schema.clone(),
-            name: plan.table.name.name.clone(),
-            columns: columns
-                .iter()
-                .map(|column| Column { name: column.name.clone(), type_oid: column.type_oid })
-                .collect(),
-        };
+        let relation = plan.table.relation();
         let mapper = plan.map.bind(&relation).map_err(|error| of_bind(&error))?;
         let until = Self::begin(&session, plan).await;
         let until = until.map_err(|error| of_sweep(&error))?;
@@ -153,12 +144,13 @@ impl Sweep {
         stop: &mut watch::Receiver<Stop>,
     ) -> Result<Swept, Fate> {
         flow.settler.swept = self.until.is_valid();
+        flow.held.swept = self.until.is_valid();
         let mut at_end = false;
         while !(at_end && flow.is_empty()) {
             let now = Instant::now();
             flow.advance(now, at_end)?;
             flow.show(board, State::CatchingUp, now);
-            let reads = !at_end && flow.publisher.has_room(0);
+            let reads = !at_end && flow.has_room(0);
             if reads && !self.fetch().await.map_err(|error| of_sweep(&error))? {
                 at_end = true;
                 continue;
@@ -211,6 +203,7 @@ async fn drain<S: Sink, T: StatusStore + 'static>(
     flow: &mut Flow<S, T>,
     stop: &mut watch::Receiver<Stop>,
 ) -> Result<(), Fate> {
+    flow.wind_down();
     while !flow.is_empty() {
         flow.advance(Instant::now(), true)?;
         tokio::select! {

@@ -1,13 +1,17 @@
-//! The topics of a session: each is looked up before its first record, and again after trouble.
-//! Events of a topic that takes none now wait with it; the other topics do not notice.
+//! The topics of a session: each is looked up before its first record, and again after trouble, and
+//! now and then.
+//!
+//! While nobody answers, a topic's events wait with it. While it takes none (it is missing, denied,
+//! paused, or has another number of partitions than before) they are held; the other topics do not
+//! notice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::ack::Seq;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::outbox::is_topic_name;
 use crate::sink::TopicInfo;
 
@@ -17,6 +21,8 @@ pub(super) struct TopicId(u32);
 
 /// How long until a topic that took no records is looked up again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often a topic is looked up while all is well: the number of its partitions could change.
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How long a look-up may be without an answer before it is made again.
 const NO_ANSWER: Duration = Duration::from_secs(30);
 
@@ -26,6 +32,14 @@ pub(super) struct Topics {
     by_name: HashMap<Box<str>, TopicId>,
     /// Before this, no topic is to be looked up.
     next_look: Option<Instant>,
+    /// How many partitions topics had when they were first seen.
+    partitions: HashMap<Box<str>, i32>,
+    /// The ones seen for the first time, to be remembered.
+    pub(super) learned: Vec<(String, i32)>,
+    /// Topics that an operator has paused.
+    paused: HashSet<Box<str>>,
+    /// Topics that take records now and did not before.
+    pub(super) healed: Vec<TopicId>,
 }
 
 #[derive(Debug)]
@@ -33,6 +47,8 @@ struct Topic {
     name: Box<str>,
     info: Option<TopicInfo>,
     failure: Option<Failure>,
+    /// Whether its events are held, because of `failure`.
+    refuses: bool,
     /// When to look it up; none while nothing is in doubt.
     look_at: Option<Instant>,
     waiting: Vec<Seq>,
@@ -51,9 +67,19 @@ impl Topics {
         let id = TopicId(u32::try_from(self.topics.len()).ok()?);
         self.by_name.insert(name.into(), id);
         let name = name.into();
-        let look_at = Some(now);
-        self.topics.push(Topic { name, info: None, failure: None, look_at, waiting: Vec::new() });
+        self.topics.push(Topic {
+            name,
+            info: None,
+            failure: None,
+            refuses: false,
+            look_at: Some(now),
+            waiting: Vec::new(),
+        });
         self.look_by(now);
+        // Of a paused topic there is nothing to be known.
+        if self.paused.contains(self.name(id).unwrap_or_default()) {
+            self.pause(id);
+        }
         Some(id)
     }
 
@@ -81,51 +107,143 @@ impl Topics {
         }
     }
 
-    /// The topic takes records. Gives the events that waited for it.
-    pub(super) fn ready(&mut self, name: &str, info: TopicInfo) -> Vec<Seq> {
-        let topic = self.find(name).and_then(|id| self.get_mut(id));
-        let Some(topic) = topic else {
-            return Vec::new();
+    /// The topic was found. Gives the events that waited for it.
+    ///
+    /// # Errors
+    /// It has another number of partitions: its events are to be held.
+    pub(super) fn found(
+        &mut self,
+        name: &str,
+        info: TopicInfo,
+        now: Instant,
+    ) -> Result<Vec<Seq>, Failure> {
+        let known = self.partitions.get(name).copied();
+        let Some(id) = self.find(name) else {
+            return Ok(Vec::new());
         };
+        if known.is_some_and(|known| known != info.partitions) {
+            let known = known.unwrap_or_default();
+            let text = format!(
+                "topic {name} had {known} partitions and has {}: keys would change partitions",
+                info.partitions
+            );
+            return Err(Failure::new(Code::PartitionsChanged, text));
+        }
+        if known.is_none() {
+            self.partitions.insert(name.into(), info.partitions);
+            self.learned.push((name.to_owned(), info.partitions));
+        }
+        let is_paused = self.paused.contains(name);
+        let Some(topic) = self.get_mut(id) else {
+            return Ok(Vec::new());
+        };
+        topic.look_at = Some(now + LOOK_ANYWAY);
+        if is_paused {
+            return Ok(Vec::new());
+        }
         if topic.failure.take().is_some() {
             tracing::info!(topic = name, "the topic takes records");
         }
-        topic.look_at = None;
-        // Within a session a key stays in its partition.
-        let partitions = topic.info.map_or(info.partitions, |before| {
-            if before.partitions != info.partitions {
-                tracing::warn!(
-                    topic = name,
-                    before = before.partitions,
-                    now = info.partitions,
-                    "the topic has another number of partitions; the new ones are used from the next start"
-                );
-            }
-            before.partitions.min(info.partitions)
-        });
-        topic.info = Some(TopicInfo { partitions, ..info });
+        topic.refuses = false;
+        let was_away = topic.info.replace(info).is_none();
         // An event that waited for the sink when the topic went away came here after later ones.
         topic.waiting.sort_unstable();
-        std::mem::take(&mut topic.waiting)
+        let waiting = std::mem::take(&mut topic.waiting);
+        if was_away {
+            self.healed.push(id);
+        }
+        self.look_by(now + LOOK_ANYWAY);
+        Ok(waiting)
     }
 
-    /// The topic takes no records now.
-    pub(super) fn unavailable(&mut self, name: &str, failure: Failure, now: Instant) {
+    /// Nobody says whether the topic takes records: its events wait.
+    pub(super) fn unknown(&mut self, name: &str, failure: Failure, now: Instant) {
         let Some(topic) = self.find(name).and_then(|id| self.get_mut(id)) else {
             return;
+        };
+        topic.look_at = Some(now + LOOK_AGAIN);
+        // What was known of it is the best there is.
+        if topic.info.is_none() && !topic.refuses {
+            topic.failure = Some(failure);
+        }
+        self.look_by(now + LOOK_AGAIN);
+    }
+
+    /// The topic takes no records. Gives the events that waited for it: they are to be held.
+    pub(super) fn refuse(&mut self, name: &str, failure: Failure, now: Instant) -> Vec<Seq> {
+        let Some(topic) = self.find(name).and_then(|id| self.get_mut(id)) else {
+            return Vec::new();
         };
         if topic.failure.as_ref().map(|before| before.code) != Some(failure.code) {
             tracing::warn!(
                 code = %failure.code,
                 error = failure.message,
                 remedy = failure.code.remedy(),
-                "a topic takes no records; its events wait"
+                "a topic takes no records; its events are held"
             );
         }
         topic.info = None;
+        topic.refuses = true;
         topic.failure = Some(failure);
         topic.look_at = Some(now + LOOK_AGAIN);
+        topic.waiting.sort_unstable();
+        let waiting = std::mem::take(&mut topic.waiting);
         self.look_by(now + LOOK_AGAIN);
+        waiting
+    }
+
+    /// Whether the topic's events are held.
+    pub(super) fn refuses(&self, id: TopicId) -> bool {
+        self.get(id).is_some_and(|topic| topic.refuses)
+    }
+
+    /// What operators want of topics, and how many partitions they had. Gives the topics that are
+    /// paused from now on.
+    pub(super) fn order(
+        &mut self,
+        paused: &[String],
+        partitions: &[(String, i32)],
+        now: Instant,
+    ) -> Vec<TopicId> {
+        self.partitions = partitions.iter().map(|(name, count)| ((&**name).into(), *count)).collect();
+        for (name, count) in &self.learned {
+            self.partitions.entry((&**name).into()).or_insert(*count);
+        }
+        let before = std::mem::take(&mut self.paused);
+        self.paused = paused.iter().map(|name| (&**name).into()).collect();
+        let ids = |names: &mut dyn Iterator<Item = &Box<str>>| -> Vec<TopicId> {
+            names.filter_map(|name| self.find(name)).collect()
+        };
+        let newly = ids(&mut self.paused.difference(&before));
+        let resumed = ids(&mut before.difference(&self.paused));
+        for id in &newly {
+            self.pause(*id);
+        }
+        // Also those whose partitions an operator has accepted.
+        for topic in self.topics.iter_mut().filter(|topic| topic.refuses) {
+            topic.look_at = topic.look_at.map(|at| at.min(now));
+        }
+        for id in resumed {
+            if let Some(topic) = self.get_mut(id) {
+                topic.look_at = Some(now);
+            }
+        }
+        self.look_by(now);
+        newly
+    }
+
+    fn pause(&mut self, id: TopicId) {
+        if let Some(topic) = self.get_mut(id) {
+            let text = format!("topic {} is paused by an operator", topic.name);
+            topic.info = None;
+            topic.refuses = true;
+            topic.failure = Some(Failure::new(Code::TopicPaused, text));
+        }
+    }
+
+    /// Takes the events that wait for a topic.
+    pub(super) fn take_waiting(&mut self, id: TopicId) -> Vec<Seq> {
+        self.get_mut(id).map(|topic| std::mem::take(&mut topic.waiting)).unwrap_or_default()
     }
 
     /// Something about the topic is in doubt, and has to be known shortly before `at`.
@@ -162,10 +280,9 @@ impl Topics {
         self.next_look
     }
 
-    /// Why events wait for a topic, if any do.
-    pub(super) fn stall(&self) -> Option<&Failure> {
-        let mut stalled = self.topics.iter().filter(|topic| !topic.waiting.is_empty());
-        stalled.find_map(|topic| topic.failure.as_ref())
+    /// Why a topic takes no records, if one does not.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.topics.iter().find_map(|topic| topic.failure.as_ref())
     }
 }
 
@@ -181,7 +298,38 @@ mod tests {
             topics.wait(id, seq);
         }
         let info = TopicInfo { partitions: 1, max_message_bytes: None };
-        assert_eq!(topics.ready("a", info), [3, 5, 7]);
-        assert!(topics.ready("a", info).is_empty());
+        let now = Instant::now();
+        assert_eq!(topics.found("a", info, now).unwrap(), [3, 5, 7]);
+        assert!(topics.found("a", info, now).unwrap().is_empty());
+        assert_eq!(topics.healed, [id]);
+    }
+
+    #[test]
+    fn a_topic_with_another_number_of_partitions_waits_for_an_operator() {
+        let mut topics = Topics::default();
+        let now = Instant::now();
+        let info = |partitions| TopicInfo { partitions, max_message_bytes: None };
+        topics.order(&[], &[("a".to_owned(), 2)], now);
+        topics.add("a", now).unwrap();
+        let failure = topics.found("a", info(3), now).unwrap_err();
+        assert_eq!(failure.code, Code::PartitionsChanged);
+        topics.order(&[], &[], now);
+        assert!(topics.found("a", info(3), now).is_ok(), "the operator accepts them");
+        assert_eq!(topics.learned, [("a".to_owned(), 3)]);
+    }
+
+    #[test]
+    fn a_paused_topic_takes_nothing_until_it_is_resumed() {
+        let mut topics = Topics::default();
+        let now = Instant::now();
+        topics.order(&["a".to_owned()], &[], now);
+        let id = topics.add("a", now).unwrap();
+        assert!(topics.refuses(id));
+        let info = TopicInfo { partitions: 1, max_message_bytes: None };
+        topics.found("a", info, now).unwrap();
+        assert!(topics.info(id).is_none(), "found, and paused all the same");
+        topics.order(&[], &[], now);
+        topics.found("a", info, now).unwrap();
+        assert!(topics.info(id).is_some() && !topics.refuses(id));
     }
 }

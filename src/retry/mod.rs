@@ -14,9 +14,11 @@ pub struct Backoff {
 impl Backoff {
     /// A backoff from `initial` to `max`; `jitter` from 0 (none) to 1. It never waits less than a
     /// millisecond or so: without a wait it would be a loop.
-    pub fn new(initial: Duration, max: Duration, jitter: f64) -> Self {
-        let initial = initial.max(Duration::from_millis(1));
-        Self { initial, max: max.max(initial), jitter: jitter.clamp(0.0, 1.0) }
+    pub const fn new(initial: Duration, max: Duration, jitter: f64) -> Self {
+        let least = Duration::from_millis(1);
+        let initial = if initial.as_nanos() < least.as_nanos() { least } else { initial };
+        let max = if max.as_nanos() < initial.as_nanos() { initial } else { max };
+        Self { initial, max, jitter: jitter.clamp(0.0, 1.0) }
     }
 
     /// The wait after `failures` failures in a row, at least 1. `dice` is a random number from 0

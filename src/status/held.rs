@@ -116,6 +116,8 @@ pub struct HeldEntry {
     pub redelivery: bool,
     /// The size of what is held.
     pub bytes: usize,
+    /// Since when it is held.
+    pub since: Moment,
 }
 
 /// What is published of a held event, and why it could not be.

@@ -9,8 +9,8 @@ use crate::postgres::{OutboxTable, quote_ident, quote_literal};
 pub(super) const ENTRY: &str = "SELECT ordinal, event_id, \
      coalesce(xid::text::int8 & 4294967295, 0), position_lsn, position_index, reason, attempts, \
      exhausted, (extract(epoch FROM due_at) * 1000000)::int8, topic, key, max_attempts, redelivery, \
-     (coalesce(octet_length(value), 0) + octet_length(headers::text))::int8, request \
-     FROM outboxd.held_event";
+     (coalesce(octet_length(value), 0) + octet_length(headers::text))::int8, request, \
+     (extract(epoch FROM since) * 1000000)::int8 FROM outboxd.held_event";
 
 /// Those that go by themselves: `$1` relay, `$2` the number before.
 pub(super) fn held() -> String {
@@ -93,10 +93,10 @@ pub(super) const KEEP: &str = "\
         failed_at = CASE WHEN e.error IS NOT NULL THEN now() ELSE h.failed_at END, \
         due_at = 'epoch'::timestamptz + e.due * interval '1 microsecond', \
         request = CASE WHEN e.answers THEN NULL ELSE h.request END, \
-        redelivery = h.redelivery OR e.again, unwritten = $10 \
+        redelivery = h.redelivery OR $11, unwritten = $10 \
      FROM unnest($2::int8[], $3::text[], $4::int4[], $5::bool[], $6::text[], $7::text[], \
-        $8::int8[], $9::bool[], $11::bool[]) \
-        AS e (ordinal, reason, attempts, exhausted, error, code, due, answers, again) \
+        $8::int8[], $9::bool[]) \
+        AS e (ordinal, reason, attempts, exhausted, error, code, due, answers) \
      WHERE h.relay_id = $1 AND h.ordinal = e.ordinal";
 
 /// `$2` numbers are scheduled for `$3`; `$4` says whether an operator asked for it.

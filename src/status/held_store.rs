@@ -1,5 +1,7 @@
 //! Held events in PostgreSQL: in and out of `outboxd.held_event`.
 
+use std::collections::{BTreeMap, HashMap};
+
 use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
@@ -24,7 +26,7 @@ pub(super) async fn hold(
     shows: bool,
 ) -> Result<Vec<Ordinal>, Error> {
     // An id that comes twice is held once, as it came last.
-    let mut last = std::collections::HashMap::new();
+    let mut last = HashMap::new();
     for (place, event) in events.iter().enumerate() {
         last.insert(event.id.as_str(), place);
     }
@@ -75,15 +77,19 @@ pub(super) async fn hold(
         &shows,
     ];
     let rows = client.query(HOLD, &parameters).await?;
-    let by_id: std::collections::HashMap<String, Ordinal> =
+    let by_id: HashMap<String, Ordinal> =
         rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let missing = || Error::Protocol("an event was not held".into());
     events.iter().map(|event| by_id.get(&event.id).copied().ok_or_else(missing)).collect()
 }
 
+/// The end of the year 9999: later times than that are not needed.
+const NEVER: Moment = 253_402_300_799_000_000;
+
 /// What waits for something else than a time has none.
 fn durable_due(hold: &Hold) -> Option<Moment> {
-    hold.due.filter(|_| !matches!(hold.reason, Reason::Topic | Reason::Parked | Reason::Dead))
+    let due = hold.due.map(|due| due.min(NEVER));
+    due.filter(|_| !matches!(hold.reason, Reason::Topic | Reason::Parked | Reason::Dead))
 }
 
 fn narrow(number: u32) -> i32 {
@@ -144,31 +150,46 @@ pub(super) async fn keep_books(
 }
 
 async fn keep(client: &Client, relay: &str, changes: &[Change], shows: bool) -> Result<(), Error> {
-    let kept: Vec<(Ordinal, Hold, bool, bool)> = changes
-        .iter()
-        .filter_map(|change| match &change.became {
-            Became::Held(hold) => Some((change.ordinal, hold.clone(), change.answers, false)),
+    // Of several changes of one event, the last counts.
+    let (mut again, mut held) = (BTreeMap::new(), BTreeMap::new());
+    for change in changes {
+        match &change.became {
             Became::Again(due) => {
                 let hold = Hold { due: Some(*due), ..Hold::waiting(Reason::Retry) };
-                Some((change.ordinal, hold, true, true))
+                held.remove(&change.ordinal);
+                again.insert(change.ordinal, (hold, true));
             }
-            _ => None,
-        })
-        .collect();
+            Became::Held(hold) => {
+                held.insert(change.ordinal, (hold.clone(), change.answers));
+            }
+            _ => {}
+        }
+    }
+    keep_as(client, relay, &again, true, shows).await?;
+    keep_as(client, relay, &held, false, shows).await
+}
+
+async fn keep_as(
+    client: &Client,
+    relay: &str,
+    kept: &BTreeMap<Ordinal, (Hold, bool)>,
+    again: bool,
+    shows: bool,
+) -> Result<(), Error> {
     if kept.is_empty() {
         return Ok(());
     }
-    let ordinals: Vec<Ordinal> = kept.iter().map(|(ordinal, ..)| *ordinal).collect();
-    let reasons: Vec<&str> = kept.iter().map(|(_, hold, ..)| hold.reason.name()).collect();
-    let attempts: Vec<i32> = kept.iter().map(|(_, hold, ..)| narrow(hold.attempts)).collect();
-    let exhausted: Vec<bool> = kept.iter().map(|(_, hold, ..)| hold.exhausted).collect();
+    let holds = || kept.values().map(|(hold, _)| hold);
+    let ordinals: Vec<Ordinal> = kept.keys().copied().collect();
+    let reasons: Vec<&str> = holds().map(|hold| hold.reason.name()).collect();
+    let attempts: Vec<i32> = holds().map(|hold| narrow(hold.attempts)).collect();
+    let exhausted: Vec<bool> = holds().map(|hold| hold.exhausted).collect();
     let errors: Vec<Option<&str>> =
-        kept.iter().map(|(_, hold, ..)| hold.error.as_ref().map(|e| e.message.as_str())).collect();
+        holds().map(|hold| hold.error.as_ref().map(|error| error.message.as_str())).collect();
     let codes: Vec<Option<String>> =
-        kept.iter().map(|(_, hold, ..)| hold.error.as_ref().map(|e| e.code.to_string())).collect();
-    let dues: Vec<Option<Moment>> = kept.iter().map(|(_, hold, ..)| durable_due(hold)).collect();
-    let answers: Vec<bool> = kept.iter().map(|(.., answers, _)| *answers).collect();
-    let again: Vec<bool> = kept.iter().map(|(.., again)| *again).collect();
+        holds().map(|hold| hold.error.as_ref().map(|error| error.code.to_string())).collect();
+    let dues: Vec<Option<Moment>> = holds().map(durable_due).collect();
+    let answers: Vec<bool> = kept.values().map(|(_, answers)| *answers).collect();
     let parameters: [&(dyn ToSql + Sync); 11] = [
         &relay, &ordinals, &reasons, &attempts, &exhausted, &errors, &codes, &dues, &answers,
         &shows, &again,
@@ -226,13 +247,14 @@ fn entry(row: &Row) -> Result<HeldEntry, Error> {
         max_attempts: row.get::<_, Option<i32>>(11).and_then(|most| u32::try_from(most).ok()),
         redelivery: row.get(12),
         bytes: usize::try_from(row.get::<_, i64>(13)).unwrap_or(0),
+        since: row.get(15),
     })
 }
 
 /// How many are dead, and how many scheduled.
 pub(super) async fn at_rest(client: &Client, relay: &str) -> Result<(u64, u64), StoreError> {
     let sql = "SELECT count(*) FILTER (WHERE reason = 'dead'), \
-                      count(*) FILTER (WHERE reason = 'scheduled') \
+                      count(*) FILTER (WHERE reason = 'scheduled' AND request IS DISTINCT FROM 'publish') \
                FROM outboxd.held_event WHERE relay_id = $1";
     let row = client.query_one(sql, &[&relay]).await.map_err(Error::from)?;
     let count = |place| u64::try_from(row.get::<_, i64>(place)).unwrap_or(0);
@@ -293,7 +315,7 @@ fn body(row: &Row) -> Result<HeldBody, Error> {
 pub(super) async fn orders(client: &Client, relay: &str) -> Result<Orders, StoreError> {
     let sql = "SELECT paused, paused_topics, partitions::text FROM outboxd.relay WHERE relay_id = $1";
     let row = client.query_one(sql, &[&relay]).await.map_err(Error::from)?;
-    let partitions: std::collections::BTreeMap<String, i32> =
+    let partitions: BTreeMap<String, i32> =
         serde_json::from_str(row.get(2)).unwrap_or_default();
     let requested = client.query(&requested(), &[&relay]).await.map_err(Error::from)?;
     let mut requests = Vec::new();

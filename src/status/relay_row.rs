@@ -169,6 +169,16 @@ impl RelayRow {
         Ok(count == 1)
     }
 
+    /// Pauses the relay, as an operator would.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn pause(client: &Client, relay_id: &str) -> Result<(), Error> {
+        let sql = "UPDATE outboxd.relay SET paused = true WHERE relay_id = $1";
+        client.execute(sql, &[&relay_id]).await?;
+        Ok(())
+    }
+
     /// Forgets some of what a sweep published, once the position is past everything that the
     /// sweep can have seen: from then on the position alone tells. `keeps_verdicts`: whether the
     /// ledger is where the verdicts stay.

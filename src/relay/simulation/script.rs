@@ -206,7 +206,7 @@ pub(super) fn event_map() -> EventMap {
         label_sent: "SENT".to_owned(),
     };
     let status = status.compile(&layout).unwrap();
-    EventMap::compile(&config, &status, &layout).unwrap()
+    EventMap::compile(&config, status.pending, &layout).unwrap()
 }
 
 impl Event {

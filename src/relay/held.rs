@@ -1,0 +1,648 @@
+//! The held way: events that could not go are loaded when they are due, sent, and redeemed.
+//!
+//! What is held lies in `outboxd.held_event`; in memory is only what says which event goes when.
+//! The held way has a budget of its own, so that it drains when the fast way is full. An event
+//! that is through leaves its lane at once; the transaction that makes it durable follows
+//! (`redeem`). What operators ask for is in `orders`, what is scheduled in `schedule`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::aside::Leaving;
+use super::board::Held;
+use super::disposition::{Fate, RecordFate, of_sink};
+use super::publish::Publisher;
+use super::redeem::Running;
+use super::report::AGAIN_AFTER;
+use super::schedule::Schedule;
+use super::topics::TopicId;
+use super::trial::{OnExhausted, micros};
+use crate::ack::{HeldLanes, Lane, Moment, Ordinal};
+use crate::failure::Failure;
+use crate::metrics::Meters;
+use crate::outbox::{HeaderList, Placement};
+use crate::sink::{Record, SendError, Sink, SinkError};
+use crate::status::{Became, Change, HeldBody, HeldEntry, Hold, Reason, Request};
+
+/// Held events that are on their way at once, from being loaded to being redeemed.
+const EVENTS_ON_THE_WAY: usize = 1000;
+/// Their bytes; one may be larger.
+const BYTES_ON_THE_WAY: u64 = 8 << 20;
+/// Events of one lane that are loaded ahead of their turn.
+const AHEAD: usize = 32;
+
+/// Where dead letters go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterConfig {
+    /// The topic, with `{topic}` for the event's own; empty for none.
+    pub topic: String,
+    /// The topic of events that have none; empty for none.
+    pub default: String,
+}
+
+/// The held events of a session.
+pub(super) struct HeldWay<T> {
+    pub(super) store: Rc<T>,
+    dead_letter: DeadLetterConfig,
+    pub(super) lanes: HeldLanes,
+    pub(super) events: BTreeMap<Ordinal, Known>,
+    bodies: HashMap<Ordinal, HeldBody>,
+    pub(super) to_load: VecDeque<Ordinal>,
+    ready: VecDeque<Ordinal>,
+    /// Due, and waiting for a topic.
+    standing: HashMap<TopicId, Vec<Ordinal>>,
+    on_the_way: usize,
+    bytes_on_the_way: u64,
+    pub(super) changes: Vec<Change>,
+    pub(super) schedule: Schedule,
+    /// What operators asked for of events that are on their way.
+    pub(super) requests: VecDeque<(HeldEntry, Request)>,
+    pub(super) has_orders: bool,
+    pub(super) running: Option<Running>,
+    pub(super) dead: u64,
+    pub(super) scheduled: u64,
+    /// Nothing is sent.
+    pub(super) is_paused: bool,
+    /// Whether the stream may bring again what a sweep has published.
+    pub(super) swept: bool,
+    /// The last failure of an event that is held.
+    pub(super) last_failure: Option<Failure>,
+    /// Whether rows may not show their failures yet.
+    pub(super) shows_failures: bool,
+    pub(super) meters: Meters,
+}
+
+/// What is known of a held event that is to go.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) id: String,
+    pub(super) xid: u32,
+    /// What it waits in line with; for an event without a key, a line of its own.
+    pub(super) lane: Lane,
+    /// Whether the gate counts it.
+    is_gated: bool,
+    topic: Option<TopicId>,
+    pub(super) hold: Hold,
+    max_attempts: Option<u32>,
+    redelivery: bool,
+    pub(super) bytes: u64,
+    pub(super) stage: Stage,
+    /// Since when it is held.
+    since: Moment,
+}
+
+/// How far a held event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// For its turn, its time or its topic.
+    Waits,
+    /// On its way to Kafka.
+    Goes {
+        /// In a batch of its own.
+        alone: bool,
+        /// Without its value, as a dead letter that was too large.
+        bare: bool,
+    },
+    /// What became of it is not durable yet.
+    Through,
+}
+
+impl<T> HeldWay<T> {
+    pub(super) fn new(store: Rc<T>, dead_letter: DeadLetterConfig, meters: Meters) -> Self {
+        Self {
+            store,
+            dead_letter,
+            lanes: HeldLanes::default(),
+            events: BTreeMap::new(),
+            bodies: HashMap::new(),
+            to_load: VecDeque::new(),
+            ready: VecDeque::new(),
+            standing: HashMap::new(),
+            on_the_way: 0,
+            bytes_on_the_way: 0,
+            changes: Vec::new(),
+            schedule: Schedule::default(),
+            requests: VecDeque::new(),
+            has_orders: false,
+            running: None,
+            dead: 0,
+            scheduled: 0,
+            is_paused: false,
+            swept: false,
+            last_failure: None,
+            shows_failures: false,
+            meters,
+        }
+    }
+
+    /// An event that the last settle transaction has stored.
+    pub(super) fn take_on<S: Sink>(
+        &mut self,
+        entry: HeldEntry,
+        leaving: &Leaving,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+    ) {
+        self.scheduled = self.scheduled.saturating_sub(u64::from(leaving.was_scheduled));
+        if let Some(error) = &entry.hold.error {
+            self.last_failure = Some(error.clone());
+            self.shows_failures = true;
+        }
+        if entry.hold.reason == Reason::Scheduled {
+            self.scheduled += 1;
+            self.schedule.add(entry);
+            return;
+        }
+        let topic = entry.topic.as_deref().and_then(|name| publisher.topic(name, now));
+        self.know(entry, topic, leaving.lane, leaving.bytes);
+    }
+
+    /// An event that an earlier session held, or that is given back to its key.
+    pub(super) fn restore<S: Sink>(
+        &mut self,
+        entry: HeldEntry,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+    ) {
+        let topic = entry.topic.as_deref().and_then(|name| publisher.topic(name, now));
+        let lane = topic.and_then(|topic| publisher.lane(topic, entry.key.as_deref()));
+        let bytes = entry.bytes as u64 + 256;
+        publisher.aside.add(bytes);
+        if let Some(lane) = lane {
+            publisher.window.close(lane);
+        }
+        self.know(entry, topic, lane, bytes);
+    }
+
+    fn know(&mut self, entry: HeldEntry, topic: Option<TopicId>, lane: Option<Lane>, bytes: u64) {
+        let ordinal = entry.ordinal;
+        // Numbers are unique, and half of them are never hashed to.
+        let own = Lane(ordinal.cast_unsigned().rotate_left(32));
+        let known = Known {
+            id: entry.id,
+            xid: entry.xid,
+            lane: lane.unwrap_or(own),
+            is_gated: lane.is_some(),
+            topic,
+            max_attempts: entry.max_attempts,
+            redelivery: entry.redelivery,
+            bytes,
+            stage: Stage::Waits,
+            since: entry.since,
+            hold: entry.hold,
+        };
+        self.lanes.insert(known.lane, ordinal, known.hold.due);
+        self.events.insert(ordinal, known);
+    }
+
+    /// Whether an event that comes to the lane now should wait for the held ones in memory.
+    pub(super) fn is_ending(&self, lane: Lane, now: Moment) -> bool {
+        !self.events.is_empty() && self.lanes.is_ending(lane, now)
+    }
+
+    /// Takes in what became of records, and sends what is due. Gives how many events went.
+    ///
+    /// # Errors
+    /// The session has to end.
+    pub(super) fn advance<S: Sink>(
+        &mut self,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) -> Result<u64, Fate> {
+        let mut published = 0;
+        for ordinal in std::mem::take(&mut publisher.held_delivered) {
+            published += u64::from(self.delivered(ordinal, publisher));
+        }
+        for (ordinal, error) in std::mem::take(&mut publisher.held_failed) {
+            self.failed(ordinal, &error, publisher, now, wall)?;
+        }
+        for topic in std::mem::take(&mut publisher.topics.healed) {
+            for ordinal in self.standing.remove(&topic).unwrap_or_default() {
+                if let Some(known) = self.events.get(&ordinal) {
+                    self.lanes.put_back(known.lane, ordinal, Some(wall));
+                }
+            }
+        }
+        self.answer(publisher, now, wall);
+        if !self.is_paused {
+            self.start_due(publisher, now, wall);
+        }
+        self.send_ready(publisher, now, wall)?;
+        Ok(published)
+    }
+
+    fn has_room(&self) -> bool {
+        let waits_for_store =
+            self.changes.len() + self.running.as_ref().map_or(0, Running::changes);
+        self.on_the_way + waits_for_store < EVENTS_ON_THE_WAY
+            && (self.bytes_on_the_way < BYTES_ON_THE_WAY || self.on_the_way == 0)
+    }
+
+    fn start_due<S: Sink>(
+        &mut self,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) {
+        while self.has_room()
+            && let Some((lane, ordinal)) = self.lanes.take_due(wall)
+        {
+            match self.destination(ordinal, publisher, now) {
+                Destination::Nowhere => self.bury(ordinal, publisher),
+                Destination::Topic(topic) if publisher.topics.info(topic).is_none() => {
+                    self.stand(ordinal, topic, publisher);
+                }
+                Destination::Topic(_) => {
+                    self.lanes.moves(lane, wall);
+                    self.go(ordinal);
+                    let ahead: Vec<_> = self.lanes.behind_first(lane).take(AHEAD).collect();
+                    for ordinal in ahead {
+                        self.load(ordinal);
+                    }
+                }
+            }
+        }
+    }
+
+    /// It is this event's turn.
+    fn go(&mut self, ordinal: Ordinal) {
+        let Some(known) = self.events.get_mut(&ordinal) else {
+            return;
+        };
+        // What failed by itself is not to take others with it.
+        known.stage = Stage::Goes { alone: known.hold.attempts > 0, bare: false };
+        self.on_the_way += 1;
+        self.bytes_on_the_way += known.bytes;
+        match self.bodies.contains_key(&ordinal) {
+            true => self.ready.push_back(ordinal),
+            false => self.to_load.push_back(ordinal),
+        }
+    }
+
+    /// Loads an event ahead of its turn, if it is a small one that was never tried.
+    fn load(&mut self, ordinal: Ordinal) {
+        let is_plain = self.events.get(&ordinal).is_some_and(|known| {
+            known.hold.attempts == 0 && known.bytes < BYTES_ON_THE_WAY / EVENTS_ON_THE_WAY as u64
+        });
+        if is_plain && !self.bodies.contains_key(&ordinal) && self.bodies.len() < EVENTS_ON_THE_WAY
+        {
+            self.to_load.push_back(ordinal);
+        }
+    }
+
+    /// The event is not on its way any more.
+    fn leave_the_way(&mut self, ordinal: Ordinal) -> Option<&mut Known> {
+        let known = self.events.get_mut(&ordinal)?;
+        if let Stage::Goes { .. } = known.stage {
+            self.on_the_way = self.on_the_way.saturating_sub(1);
+            self.bytes_on_the_way = self.bytes_on_the_way.saturating_sub(known.bytes);
+        }
+        known.stage = Stage::Waits;
+        self.bodies.remove(&ordinal);
+        Some(known)
+    }
+
+    /// Where the event goes now: to its topic, to that of dead letters, or nowhere any more.
+    fn destination<S: Sink>(
+        &self,
+        ordinal: Ordinal,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+    ) -> Destination {
+        let Some(known) = self.events.get(&ordinal) else {
+            return Destination::Nowhere;
+        };
+        if !known.hold.exhausted {
+            return known.topic.map_or(Destination::Nowhere, Destination::Topic);
+        }
+        let own = known.topic.and_then(|topic| publisher.topics.name(topic));
+        let name = match own {
+            Some(own) => self.dead_letter.topic.replace("{topic}", own),
+            None => self.dead_letter.default.clone(),
+        };
+        publisher.topic(&name, now).map_or(Destination::Nowhere, Destination::Topic)
+    }
+
+    /// It waits for its topic; its lane does not move.
+    fn stand<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        topic: TopicId,
+        publisher: &mut Publisher<S>,
+    ) {
+        if let Some(known) = self.leave_the_way(ordinal) {
+            let lane = known.lane;
+            self.lanes.stands(lane);
+            self.standing.entry(topic).or_default().push(ordinal);
+            publisher.park(lane);
+        }
+    }
+
+    /// It does not wait for a topic any more.
+    pub(super) fn forget_standing(&mut self, ordinal: Ordinal) {
+        for standing in self.standing.values_mut() {
+            standing.retain(|other| *other != ordinal);
+        }
+    }
+
+    fn send_ready<S: Sink>(
+        &mut self,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) -> Result<(), Fate> {
+        while let Some(ordinal) = self.ready.front().copied() {
+            let Destination::Topic(topic) = self.destination(ordinal, publisher, now) else {
+                self.ready.pop_front();
+                continue;
+            };
+            let Some(info) = publisher.topics.info(topic) else {
+                self.ready.pop_front();
+                self.stand(ordinal, topic, publisher);
+                continue;
+            };
+            let (Some(known), Some(body)) =
+                (self.events.get(&ordinal), self.bodies.get_mut(&ordinal))
+            else {
+                self.ready.pop_front();
+                continue;
+            };
+            let Stage::Goes { alone, bare } = known.stage else {
+                self.ready.pop_front();
+                continue;
+            };
+            let headers = headers(known, body, bare, publisher);
+            let by_key = || body.key.as_deref().map(Placement::of_key);
+            let placement = match body.placement {
+                // Another topic, other partitions.
+                Some(Placement::Fixed(_)) if known.hold.exhausted => by_key(),
+                Some(placement) => Some(placement),
+                None => by_key(),
+            };
+            let name = publisher.topics.name(topic).unwrap_or_default().to_owned();
+            let record = Record {
+                topic: &name,
+                partition: placement.map_or(0, |placement| placement.partition(info.partitions)),
+                key: body.key.as_deref(),
+                headers: headers.view(),
+                value: body.value.as_deref().filter(|_| !bare),
+                alone,
+            };
+            match publisher.send_held(&record, ordinal) {
+                Err(SendError::Full) => return Ok(()),
+                Ok(()) => {
+                    self.ready.pop_front();
+                }
+                Err(SendError::Refused(error)) => {
+                    self.ready.pop_front();
+                    // Not for the sake of another one: it was not even sent.
+                    if let Some(known) = self.events.get_mut(&ordinal) {
+                        known.stage = Stage::Goes { alone: true, bare };
+                    }
+                    self.failed(ordinal, &error, publisher, now, wall)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Kafka has the event, or its dead letter. Whether it was the event.
+    fn delivered<S: Sink>(&mut self, ordinal: Ordinal, publisher: &mut Publisher<S>) -> bool {
+        let Some(known) = self.events.get(&ordinal) else {
+            return false;
+        };
+        if known.hold.exhausted {
+            self.meters.dead_letters.increment(1);
+            self.bury(ordinal, publisher);
+            return false;
+        }
+        if known.hold.attempts > 0 || known.redelivery {
+            self.meters.retries.increment(1);
+            self.meters.publish_retried.increment(1);
+        }
+        publisher.count_published(1);
+        self.become_through(ordinal, Became::Sent, publisher);
+        true
+    }
+
+    /// The event is given up, and kept for whoever looks.
+    fn bury<S: Sink>(&mut self, ordinal: Ordinal, publisher: &mut Publisher<S>) {
+        let Some(known) = self.events.get(&ordinal) else {
+            return;
+        };
+        tracing::warn!(event_id = known.id, attempts = known.hold.attempts, "an event was given up");
+        let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..known.hold.clone() };
+        self.become_through(ordinal, Became::Held(hold), publisher);
+    }
+
+    /// The event holds back its key no more; what became of it is to be made durable.
+    fn become_through<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        became: Became,
+        publisher: &mut Publisher<S>,
+    ) {
+        let Some(known) = self.leave_the_way(ordinal) else {
+            return;
+        };
+        known.stage = Stage::Through;
+        let (id, xid) = (known.id.clone(), known.xid);
+        self.changes.push(Change { ordinal, id, xid, became, answers: false });
+        self.pass(ordinal, publisher);
+    }
+
+    /// The event leaves its lane.
+    pub(super) fn pass<S: Sink>(&mut self, ordinal: Ordinal, publisher: &mut Publisher<S>) {
+        let Some(known) = self.events.get(&ordinal) else {
+            return;
+        };
+        let (lane, is_gated) = (known.lane, known.is_gated);
+        if self.lanes.remove(lane, ordinal) && is_gated {
+            publisher.release(lane);
+        }
+    }
+
+    fn failed<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        error: &SinkError,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) -> Result<(), Fate> {
+        let Destination::Topic(topic) = self.destination(ordinal, publisher, now) else {
+            return Ok(());
+        };
+        let Some(known) = self.events.get_mut(&ordinal) else {
+            return Ok(());
+        };
+        let Stage::Goes { alone, bare } = known.stage else {
+            return Ok(());
+        };
+        let is_dead_letter = known.hold.exhausted;
+        let name = publisher.topics.name(topic).unwrap_or_default().to_owned();
+        match of_sink(error, &name) {
+            RecordFate::Session(fate) => return Err(fate),
+            RecordFate::Again(_) => self.put_back(ordinal, publisher, wall, AGAIN_AFTER),
+            RecordFate::Topic(failure) => {
+                publisher.topic_refuses(&name, failure.clone(), now);
+                self.last_failure = Some(failure);
+                self.stand(ordinal, topic, publisher);
+            }
+            RecordFate::Event(_) if !alone => {
+                known.stage = Stage::Goes { alone: true, bare };
+                self.ready.push_back(ordinal);
+            }
+            RecordFate::Event(_) if is_dead_letter && !bare => {
+                known.stage = Stage::Goes { alone: true, bare: true };
+                self.ready.push_back(ordinal);
+            }
+            RecordFate::Event(failure) if is_dead_letter => {
+                tracing::warn!(
+                    event_id = known.id,
+                    code = %failure.code,
+                    error = failure.message,
+                    "a dead letter was refused; its key waits, and it is tried again"
+                );
+                self.last_failure = Some(failure);
+                let wait = publisher.retry.backoff.wait(u32::MAX, publisher.random.f64());
+                self.put_back(ordinal, publisher, wall, wait);
+            }
+            RecordFate::Event(failure) => self.refused(ordinal, topic, failure, publisher, now, wall),
+        }
+        Ok(())
+    }
+
+    /// An attempt failed for the event's own sake.
+    fn refused<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        topic: TopicId,
+        failure: Failure,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) {
+        publisher.count_failed();
+        let dice = publisher.random.f64();
+        let Some(known) = self.leave_the_way(ordinal) else {
+            return;
+        };
+        let attempts = known.hold.attempts + 1;
+        let hold = publisher.retry.failed(attempts, known.max_attempts, failure.clone(), wall, dice);
+        let (id, xid, lane) = (known.id.clone(), known.xid, known.lane);
+        tracing::debug!(event_id = id, error = failure.message, attempts, "refused again");
+        known.hold = Hold { error: None, ..hold.clone() };
+        let due = hold.due;
+        if hold.exhausted && publisher.retry.on_exhausted == OnExhausted::Block {
+            tracing::warn!(event_id = id, attempts, "no attempt is left; its key waits for an operator");
+        }
+        self.last_failure = Some(failure);
+        self.shows_failures = true;
+        self.changes.push(Change { ordinal, id, xid, became: Became::Held(hold), answers: false });
+        self.lanes.put_back(lane, ordinal, due);
+        publisher.park(lane);
+        if let Some(due) = due {
+            let wait = Duration::from_micros(u64::try_from(due - wall).unwrap_or(0));
+            publisher.topics.look_again(topic, now, now + wait);
+        }
+    }
+
+    /// The event goes again after `wait`, as it is.
+    fn put_back<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        publisher: &mut Publisher<S>,
+        wall: Moment,
+        wait: Duration,
+    ) {
+        if let Some(known) = self.leave_the_way(ordinal) {
+            let lane = known.lane;
+            self.lanes.put_back(lane, ordinal, Some(wall.saturating_add(micros(wait))));
+            publisher.park(lane);
+        }
+    }
+
+    /// What was loaded.
+    pub(super) fn loaded(&mut self, bodies: Vec<HeldBody>) {
+        for body in bodies {
+            let ordinal = body.ordinal;
+            let Some(known) = self.events.get(&ordinal) else {
+                continue;
+            };
+            let goes = matches!(known.stage, Stage::Goes { .. });
+            // One that was asked for twice goes once.
+            if self.bodies.insert(ordinal, body).is_none() && goes {
+                self.ready.push_back(ordinal);
+            }
+        }
+    }
+
+    /// An operator wants it tried from the beginning.
+    pub(super) fn try_anew(&mut self, ordinal: Ordinal, wall: Moment) {
+        self.forget_standing(ordinal);
+        if let Some(known) = self.events.get_mut(&ordinal) {
+            known.hold = Hold { due: Some(wall), ..Hold::waiting(Reason::Retry) };
+            known.redelivery = true;
+            self.lanes.put_back(known.lane, ordinal, Some(wall));
+            self.bodies.remove(&ordinal);
+        }
+    }
+
+    /// Since when the oldest event is held that is to go.
+    pub(super) fn oldest(&self) -> Option<Moment> {
+        self.events.first_key_value().map(|(_, known)| known.since)
+    }
+
+    /// How many events are held, by reason.
+    pub(super) fn count(&self) -> Held {
+        let mut held = Held { dead: self.dead, scheduled: self.scheduled, ..Held::default() };
+        for known in self.events.values() {
+            match known.hold.reason {
+                Reason::Topic => held.topic += 1,
+                Reason::Parked => held.parked += 1,
+                Reason::Retry | Reason::Scheduled | Reason::Dead => held.retry += 1,
+            }
+        }
+        held
+    }
+
+    /// Whether there is nothing that a stop should wait for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none() && self.changes.is_empty() && self.on_the_way == 0
+    }
+}
+
+enum Destination {
+    Topic(TopicId),
+    Nowhere,
+}
+
+/// The record's headers: its own, and what is said of it on its second way.
+fn headers<S: Sink>(
+    known: &Known,
+    body: &HeldBody,
+    bare: bool,
+    publisher: &Publisher<S>,
+) -> HeaderList {
+    let mut headers = body.headers.clone();
+    if known.redelivery && !known.hold.exhausted {
+        headers.add("outboxd-redelivery", Some("true"));
+    }
+    if known.hold.exhausted {
+        let topic = known.topic.and_then(|topic| publisher.topics.name(topic));
+        headers.add("dlq-error", body.error.as_deref());
+        headers.add("dlq-error-class", body.error_code.as_deref());
+        headers.add("dlq-attempts", Some(&known.hold.attempts.to_string()));
+        headers.add("dlq-failed-at", body.failed_at.as_deref());
+        headers.add("dlq-topic", Some(topic.unwrap_or_default()));
+        if bare {
+            headers.add("dlq-truncated", Some("true"));
+        }
+    }
+    headers
+}

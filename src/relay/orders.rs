@@ -1,0 +1,109 @@
+//! What operators ask for, of the relay and of single events.
+//!
+//! They write it into the database and wake the relay; only the relay changes what is held. An
+//! event that is on its way to Kafka is left alone until it is known what became of it.
+
+use tokio::time::Instant;
+
+use super::held::{HeldWay, Stage};
+use super::publish::Publisher;
+use crate::ack::{Moment, Ordinal};
+use crate::sink::Sink;
+use crate::status::{Became, Change, HeldEntry, Hold, Reason, Request, Verdict};
+
+impl<T> HeldWay<T> {
+    /// Does what is asked for, of events that can be dealt with now.
+    pub(super) fn answer<S: Sink>(
+        &mut self,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) {
+        for _ in 0..self.requests.len() {
+            let Some((entry, request)) = self.requests.pop_front() else {
+                return;
+            };
+            if !self.carry_out(&entry, request, publisher, now, wall) {
+                self.requests.push_back((entry, request));
+            }
+        }
+    }
+
+    /// Whether it was done.
+    fn carry_out<S: Sink>(
+        &mut self,
+        entry: &HeldEntry,
+        request: Request,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) -> bool {
+        let known = self.events.get(&entry.ordinal);
+        match (known.map(|known| known.stage), entry.hold.reason, request) {
+            (Some(Stage::Goes { .. } | Stage::Through), ..) => return false,
+            (Some(Stage::Waits), _, Request::Retry) => {
+                self.try_anew(entry.ordinal, wall);
+                self.change(entry, Became::Again(wall));
+            }
+            (Some(Stage::Waits), _, Request::Skip) => {
+                self.freeze(entry.ordinal);
+                self.change(entry, Became::Removed(Verdict::Skipped));
+            }
+            (Some(Stage::Waits), _, Request::Unblock) => {
+                self.freeze(entry.ordinal);
+                let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..entry.hold.clone() };
+                self.change(entry, Became::Held(hold));
+            }
+            (None, Reason::Dead, Request::Retry) => {
+                if !publisher.aside.has_room(entry.bytes as u64) {
+                    return false;
+                }
+                self.dead = self.dead.saturating_sub(1);
+                let hold = Hold { due: Some(wall), ..Hold::waiting(Reason::Retry) };
+                let entry = HeldEntry { hold, redelivery: true, ..entry.clone() };
+                self.restore(entry.clone(), publisher, now);
+                self.change(&entry, Became::Again(wall));
+            }
+            (None, Reason::Dead, Request::Discard) => {
+                self.change(entry, Became::Removed(Verdict::Discarded));
+            }
+            (None, Reason::Scheduled, Request::Skip) => {
+                self.schedule.remove(entry);
+                self.change(entry, Became::Removed(Verdict::Skipped));
+            }
+            (None, Reason::Scheduled, Request::Retry | Request::Publish) => {
+                if request == Request::Publish {
+                    self.scheduled += 1;
+                }
+                self.schedule.remove(entry);
+                let hold = Hold { due: Some(wall), ..entry.hold.clone() };
+                self.schedule.add(HeldEntry { hold, ..entry.clone() });
+                self.change(entry, Became::Moved(wall));
+            }
+            (Some(Stage::Waits), ..) | (None, ..) => self.change(entry, Became::Declined),
+        }
+        true
+    }
+
+    fn change(&mut self, entry: &HeldEntry, became: Became) {
+        let (ordinal, id, xid) = (entry.ordinal, entry.id.clone(), entry.xid);
+        self.changes.push(Change { ordinal, id, xid, became, answers: true });
+    }
+
+    /// The event does not go any more; its lane waits until that is durable.
+    fn freeze(&mut self, ordinal: Ordinal) {
+        self.forget_standing(ordinal);
+        if let Some(known) = self.events.get_mut(&ordinal) {
+            known.stage = Stage::Through;
+            self.lanes.put_back(known.lane, ordinal, None);
+        }
+    }
+
+    /// An event that was dead or scheduled was given up by an operator.
+    pub(super) fn was_at_rest(&mut self, change: &Change) {
+        match change.became {
+            Became::Removed(Verdict::Discarded) => self.dead = self.dead.saturating_sub(1),
+            _ => self.scheduled = self.scheduled.saturating_sub(1),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Redeem: what became of held events is made durable; and what the held way has to read.
+//!
+//! One thing at a time, over the session that settles. What became of events comes before what is
+//! read of them.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use super::held::HeldWay;
+use super::publish::Publisher;
+use crate::ack::{Moment, Ordinal};
+use crate::sink::Sink;
+use crate::status::{
+    Became, Change, DueRow, HeldBody, HeldEntry, Hold, Orders, Reason, Settled, StatusStore,
+    StoreError,
+};
+
+/// Events whose bodies are loaded at once.
+const BODIES_AT_ONCE: usize = 200;
+/// Changes that are made durable at once.
+const CHANGES_AT_ONCE: usize = 1000;
+
+type Work<R> = Pin<Box<dyn Future<Output = R>>>;
+
+/// What the held way does with the store.
+pub(super) enum Running {
+    Redeem(Vec<Change>, Work<Result<Settled, StoreError>>),
+    Load(Work<Result<Vec<HeldBody>, StoreError>>),
+    Orders(Work<Result<Orders, StoreError>>),
+    Page(Work<Result<Vec<HeldEntry>, StoreError>>),
+    Rows(Vec<HeldEntry>, Work<Result<Vec<DueRow>, StoreError>>),
+    Remember(Work<Result<(), StoreError>>),
+}
+
+/// What it has done.
+pub(super) enum Redeemed {
+    Redeem(Result<Settled, StoreError>),
+    Load(Result<Vec<HeldBody>, StoreError>),
+    Orders(Result<Orders, StoreError>),
+    Page(Result<Vec<HeldEntry>, StoreError>),
+    Rows(Result<Vec<DueRow>, StoreError>),
+    Remember(Result<(), StoreError>),
+}
+
+impl Running {
+    /// How many events it makes durable.
+    pub(super) fn changes(&self) -> usize {
+        match self {
+            Running::Redeem(changes, _) => changes.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What follows from something that was done.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// Statuses that were deferred.
+    pub(super) deferred: u64,
+    /// What operators want of the relay.
+    pub(super) orders: Option<Orders>,
+}
+
+impl<T: StatusStore + 'static> HeldWay<T> {
+    /// Starts the next thing that is to be done with the store, if there is one.
+    pub(super) fn start<S: Sink>(&mut self, publisher: &mut Publisher<S>, wall: Moment) {
+        if self.running.is_some() {
+            return;
+        }
+        let store = Rc::clone(&self.store);
+        if std::mem::take(&mut self.has_orders) {
+            self.running = Some(Running::Orders(Box::pin(async move { store.orders().await })));
+        } else if !self.changes.is_empty() {
+            let count = self.changes.len().min(CHANGES_AT_ONCE);
+            let changes: Vec<Change> = self.changes.drain(..count).collect();
+            let (given, swept) = (changes.clone(), self.swept);
+            let work = Box::pin(async move { store.redeem(&given, swept).await });
+            self.running = Some(Running::Redeem(changes, work));
+        } else if !publisher.topics.learned.is_empty() {
+            let learned = std::mem::take(&mut publisher.topics.learned);
+            let work = Box::pin(async move { store.remember_partitions(&learned).await });
+            self.running = Some(Running::Remember(work));
+        } else if !self.to_load.is_empty() {
+            let count = self.to_load.len().min(BODIES_AT_ONCE);
+            let ordinals: Vec<Ordinal> = self.to_load.drain(..count).collect();
+            let work = Box::pin(async move { store.bodies(&ordinals).await });
+            self.running = Some(Running::Load(work));
+        } else if let Some(after) = self.schedule.wants_page() {
+            let work = Box::pin(async move { store.scheduled(after).await });
+            self.running = Some(Running::Page(work));
+        } else if !self.is_paused && self.schedule.is_due(wall) {
+            let due = self.schedule.take_due(wall);
+            let asked = due.clone();
+            let work = Box::pin(async move { store.due_rows(&asked).await });
+            self.running = Some(Running::Rows(due, work));
+        }
+    }
+
+    /// Waits for what is under way; for ever if nothing is. Cancel-safe.
+    pub(super) async fn finished(&mut self) -> Redeemed {
+        match &mut self.running {
+            None => std::future::pending().await,
+            Some(Running::Redeem(_, work)) => Redeemed::Redeem(work.await),
+            Some(Running::Load(work)) => Redeemed::Load(work.await),
+            Some(Running::Orders(work)) => Redeemed::Orders(work.await),
+            Some(Running::Page(work)) => Redeemed::Page(work.await),
+            Some(Running::Rows(_, work)) => Redeemed::Rows(work.await),
+            Some(Running::Remember(work)) => Redeemed::Remember(work.await),
+        }
+    }
+
+    /// Takes in what [`HeldWay::finished`] gave.
+    ///
+    /// # Errors
+    /// The store could not do it.
+    pub(super) fn complete<S: Sink>(
+        &mut self,
+        redeemed: Redeemed,
+        publisher: &mut Publisher<S>,
+    ) -> Result<Followed, StoreError> {
+        let running = self.running.take();
+        let mut followed = Followed::default();
+        match (redeemed, running) {
+            (Redeemed::Redeem(result), Some(Running::Redeem(changes, _))) => {
+                followed.deferred = result?.deferred;
+                for change in &changes {
+                    self.redeemed(change, publisher);
+                }
+            }
+            (Redeemed::Load(result), _) => self.loaded(result?),
+            (Redeemed::Orders(result), _) => {
+                let mut orders = result?;
+                for (entry, request) in orders.requests.drain(..) {
+                    let is_new = |known: &(HeldEntry, _)| known.0.ordinal != entry.ordinal;
+                    if self.requests.iter().all(is_new) {
+                        self.requests.push_back((entry, request));
+                    }
+                }
+                followed.orders = Some(orders);
+            }
+            (Redeemed::Page(result), _) => self.schedule.add_page(result?),
+            (Redeemed::Rows(result), Some(Running::Rows(due, _))) => {
+                self.schedule.rows.extend(due.into_iter().zip(result?));
+            }
+            (Redeemed::Remember(result), _) => result?,
+            (Redeemed::Redeem(result), _) => followed.deferred = result?.deferred,
+            (Redeemed::Rows(result), _) => drop(result?),
+        }
+        Ok(followed)
+    }
+
+    /// What became of an event is durable.
+    fn redeemed<S: Sink>(&mut self, change: &Change, publisher: &mut Publisher<S>) {
+        let ordinal = change.ordinal;
+        let is_dead = matches!(&change.became, Became::Held(hold) if hold.reason == Reason::Dead);
+        match &change.became {
+            Became::Held(Hold { reason: Reason::Dead, .. }) => self.dead += 1,
+            Became::Sent | Became::Removed(_) => {}
+            Became::Cancelled => self.scheduled = self.scheduled.saturating_sub(1),
+            Became::Held(_) | Became::Again(_) | Became::Moved(_) | Became::Declined => return,
+        }
+        // An operator's word is carried out with the transaction, not before it.
+        self.pass(ordinal, publisher);
+        match self.events.remove(&ordinal) {
+            Some(known) => publisher.aside.free(known.bytes),
+            None if is_dead => {}
+            None if matches!(change.became, Became::Removed(_)) => self.was_at_rest(change),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What the sink reports, besides deliveries, and what follows from it.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::board::wall_clock;
+use super::disposition::{Fate, RecordFate, of_sink};
+use super::publish::{HELD, Publisher, Waiting};
+use super::topics::TopicId;
+use crate::ack::Seq;
+use crate::failure::{Code, Failure};
+use crate::metrics::count_error;
+use crate::outbox::Placement;
+use crate::sink::{Parcel, Report, Sink, SinkError, TopicInfo};
+use crate::status::{Hold, Reason};
+
+/// How long what failed for no reason of its own waits.
+pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often a sink that cannot be reached is asked whether it can.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+impl<S: Sink> Publisher<S> {
+    /// Takes in a report.
+    ///
+    /// # Errors
+    /// The session has to end.
+    pub(super) fn take_in(&mut self, report: Report, now: Instant) -> Result<(), Fate> {
+        match report {
+            Report::Failed { seq, error, .. } if seq & HELD != 0 => {
+                self.held_failed.push(((seq & !HELD).cast_signed(), error));
+            }
+            Report::Failed { seq, error, parcel } => self.failed(seq, &error, parcel, now)?,
+            Report::Reachable(result) => self.reached(result, now),
+            Report::Fatal(reason) => {
+                self.meters.producer_fatal.increment(1);
+                count_error("kafka", "fatal");
+                let error = SinkError::Fatal(reason);
+                if let RecordFate::Session(fate) = of_sink(&error, "any") {
+                    return Err(fate);
+                }
+            }
+            Report::Topic { name, result } => self.looked_up(&name, result, now)?,
+        }
+        Ok(())
+    }
+
+    fn looked_up(
+        &mut self,
+        name: &str,
+        result: Result<TopicInfo, SinkError>,
+        now: Instant,
+    ) -> Result<(), Fate> {
+        if !matches!(result, Err(SinkError::Unavailable(_))) {
+            self.reached(Ok(()), now);
+        }
+        match result {
+            Ok(info) => match self.topics.found(name, info, now) {
+                Ok(waiting) => self.ready.extend(waiting),
+                Err(failure) => self.topic_refuses(name, failure, now),
+            },
+            Err(error) => match of_sink(&error, name) {
+                RecordFate::Session(fate) => return Err(fate),
+                RecordFate::Again(failure) => self.topics.unknown(name, failure, now),
+                RecordFate::Topic(failure) | RecordFate::Event(failure) => {
+                    self.topic_refuses(name, failure, now);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// The topic takes no records: those that wait for it are held.
+    pub(super) fn topic_refuses(&mut self, name: &str, failure: Failure, now: Instant) {
+        for seq in self.topics.refuse(name, failure, now) {
+            self.set_aside(seq, Hold::waiting(Reason::Topic));
+        }
+    }
+
+    /// Operators have paused topics: what waits for them is held.
+    pub(super) fn topics_paused(&mut self, topics: &[TopicId]) {
+        for topic in topics {
+            for seq in self.topics.take_waiting(*topic) {
+                self.set_aside(seq, Hold::waiting(Reason::Topic));
+            }
+        }
+    }
+
+    /// The sink has answered, or nobody does.
+    fn reached(&mut self, result: Result<(), String>, now: Instant) {
+        match (&self.reachable, &result) {
+            (Some(Ok(())), Ok(())) => return,
+            (Some(Err(_)), Ok(())) => tracing::info!("Kafka answers again"),
+            (None | Some(Ok(())), Err(reason)) => {
+                count_error("kafka", "unavailable");
+                tracing::warn!(
+                    code = %Code::KafkaUnavailable,
+                    error = reason,
+                    remedy = Code::KafkaUnavailable.remedy(),
+                    "Kafka does not answer; waiting for it"
+                );
+            }
+            (None, Ok(())) | (Some(Err(_)), Err(_)) => {}
+        }
+        self.probe_at = result.is_err().then(|| now + PROBE_EVERY);
+        let failure = |reason| Failure::new(Code::KafkaUnavailable, reason);
+        self.reachable = Some(result.map_err(failure));
+    }
+
+    /// Whether the sink can be reached, as far as it has told.
+    pub(super) fn is_reachable(&self) -> bool {
+        !matches!(self.reachable, Some(Err(_)))
+    }
+
+    fn failed(
+        &mut self,
+        seq: Seq,
+        error: &SinkError,
+        parcel: Parcel,
+        now: Instant,
+    ) -> Result<(), Fate> {
+        // A record that was under way has given up its place in `waiting`.
+        let was_sent = !self.waiting.contains_key(&seq);
+        let topic = self.waiting.get(&seq).map(|waiting| waiting.topic);
+        let Some(topic) =
+            topic.or_else(|| parcel.topic.as_deref().and_then(|t| self.topics.find(t)))
+        else {
+            return Ok(());
+        };
+        let placement = Placement::Fixed(parcel.partition);
+        self.waiting.entry(seq).or_insert(Waiting { topic, placement, parcel, alone: false });
+        let name = self.topics.name(topic).unwrap_or_default().to_owned();
+        match of_sink(error, &name) {
+            RecordFate::Session(fate) => return Err(fate),
+            RecordFate::Again(_) => {
+                self.window.hold_back(seq);
+                self.again.push(Reverse((now + AGAIN_AFTER, seq)));
+            }
+            RecordFate::Topic(failure) => {
+                self.set_aside(seq, Hold::waiting(Reason::Topic));
+                self.topic_refuses(&name, failure, now);
+            }
+            // Perhaps it was refused for the sake of another one of its batch.
+            RecordFate::Event(_) if was_sent && self.alone.insert(seq) => {
+                self.window.hold_back(seq);
+                if let Some(waiting) = self.waiting.get_mut(&seq) {
+                    waiting.alone = true;
+                }
+                self.meters.publish_retried.increment(1);
+                self.let_go(seq);
+            }
+            RecordFate::Event(failure) => self.refused(seq, topic, failure, now),
+        }
+        Ok(())
+    }
+
+    /// The event was refused for what it is.
+    fn refused(&mut self, seq: Seq, topic: TopicId, failure: Failure, now: Instant) {
+        self.alone.remove(&seq);
+        self.count_failed();
+        let (most, dice) = (self.max_attempts(seq), self.random.f64());
+        let wall = wall_clock();
+        let hold = self.retry.failed(1, most, failure.clone(), wall, dice);
+        if let Some(due) = hold.due {
+            // Perhaps the topic's limits will have been changed by then.
+            let wait = u64::try_from(due - wall).unwrap_or(0);
+            self.topics.look_again(topic, now, now + Duration::from_micros(wait));
+        }
+        self.newly_failed.push((seq, failure));
+        self.set_aside(seq, hold);
+    }
+
+    /// An attempt failed for the event's own sake.
+    pub(super) fn count_failed(&self) {
+        self.meters.events_failed.increment(1);
+        self.meters.events_failed_alias.increment(1);
+        self.meters.publish_failed.increment(1);
+        count_error("kafka", "event");
+    }
+}
