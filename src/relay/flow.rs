@@ -233,8 +233,8 @@ fn envelope_or_halt<'c, 'a>(captive: &'c Captive<'a>) -> Result<&'c Envelope<'a>
         Content::Scheduled { id, .. } => {
             (Code::Scheduled, format!("event {id} at {position} is scheduled for later"))
         }
-        Content::Oversize { id, bytes } => {
-            (Code::RowTooLarge, format!("event {id} at {position} has {bytes} bytes, too many"))
+        Content::Oversize(misfit) => {
+            (Code::RowTooLarge, format!("event {} at {position}: {}", misfit.id, misfit.error))
         }
     };
     Err(Fate::Halt(Failure::new(code, text)))
