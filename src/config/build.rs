@@ -18,7 +18,7 @@ use crate::relay::{
     Start,
 };
 use crate::retry::Backoff;
-use crate::sink::{KafkaConfig, reserved_property};
+use crate::sink::{KafkaConfig, TopicShape, reserved_property};
 
 /// Waits between attempts to connect vary by this much of themselves.
 const RECONNECT_JITTER: f64 = 0.2;
@@ -298,12 +298,21 @@ fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
     let bytes = settings.size("kafka.in_flight_bytes");
     let per_key = settings.number("kafka.max_in_flight_per_key");
     let limits = Limits { events, bytes, per_key: u32::try_from(per_key).unwrap_or(u32::MAX) };
+    let create = settings.boolean("kafka.create_topics");
+    let shape = TopicShape {
+        partitions: i32::try_from(settings.integer("kafka.partitions")).unwrap_or(i32::MAX),
+        replication: i32::try_from(settings.integer("kafka.replication")).unwrap_or(i32::MAX),
+    };
+    if shape.replication == 0 {
+        settings.problem("kafka.replication: expected -1 for the brokers' default, or at least 1");
+    }
     let kafka = KafkaConfig {
         bootstrap_servers,
         properties,
         in_flight_events: events,
         in_flight_bytes: bytes,
         ask_limits: true,
+        create_topics: create.then_some(shape),
     };
     (kafka, limits)
 }

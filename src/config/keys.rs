@@ -17,7 +17,7 @@ pub(super) enum Kind {
     /// A number from 0 to 1.
     Fraction,
     /// A number, from the first to the last.
-    Number(u64, u64),
+    Number(i64, i64),
     /// A time with its unit, as in "200ms", "25s", "5m".
     Duration,
     /// A size with its unit, as in "64MiB", from the first to the last number of bytes.
@@ -336,6 +336,24 @@ pub(super) const KEYS: &[Key] = &[
         Number(1, 1_000_000),
         "1",
         "Events of one key that are under way at once. Above 1, order holds through everything but a record that Kafka refuses for good.",
+    ),
+    key(
+        "kafka.create_topics",
+        Boolean,
+        "false",
+        "Create a topic that does not exist, rather than wait for somebody to do it.",
+    ),
+    key(
+        "kafka.partitions",
+        Number(1, 100_000),
+        "6",
+        "How many partitions a topic has that the relay creates.",
+    ),
+    key(
+        "kafka.replication",
+        Number(-1, 1000),
+        "-1",
+        "How many brokers keep each partition of it; -1 for what the brokers are configured to.",
     ),
     key(
         "retry.max_attempts",

@@ -41,6 +41,13 @@ pub(crate) const DRIVER: &str = "tokio_postgres";
 pub enum WalMessage<'a> {
     /// One message of the output plugin.
     Data(&'a [u8]),
+    /// One that is larger than allowed: a row without its large values, else the tag alone.
+    Oversize {
+        /// What was kept.
+        message: &'a [u8],
+        /// Its size.
+        bytes: usize,
+    },
     /// The server says how far it has come.
     Keepalive {
         /// Everything before this was sent.

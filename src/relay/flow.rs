@@ -109,17 +109,11 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 self.publisher.hold(*position, None, hold, content);
                 (&**id, None)
             }
-            Content::Misfit(misfit) => {
+            Content::Misfit(misfit) | Content::Oversize(misfit) => {
                 let failure = misfit::failure(misfit);
                 let (topic, content) = misfit::content(misfit, &mut self.publisher, now);
                 self.give_up(*position, &misfit.id, failure, topic, content);
                 (&*misfit.id, misfit.occurred)
-            }
-            Content::Oversize { id, bytes } => {
-                let text = format!("the row has {bytes} bytes, more than outbox.max_row_bytes");
-                let failure = Failure::new(Code::RowTooLarge, text);
-                self.give_up(*position, id, failure, None, HeldContent::default());
-                (id.as_str(), None)
             }
         };
         let times = EventTimes { committed: *committed, occurred };

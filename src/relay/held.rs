@@ -21,7 +21,7 @@ use super::schedule::Schedule;
 use super::topics::TopicId;
 use super::trial::{OnExhausted, micros};
 use crate::ack::{HeldLanes, Lane, Moment, Ordinal};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
 use crate::outbox::{HeaderList, Placement};
 use crate::sink::{Record, SendError, Sink, SinkError};
@@ -640,7 +640,8 @@ fn headers<S: Sink>(
         headers.add("dlq-attempts", Some(&known.hold.attempts.to_string()));
         headers.add("dlq-failed-at", body.failed_at.as_deref());
         headers.add("dlq-topic", Some(topic.unwrap_or_default()));
-        if bare {
+        let is_cut = body.error_code.as_deref() == Some(&Code::RowTooLarge.to_string());
+        if bare || is_cut {
             headers.add("dlq-truncated", Some("true"));
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, State, float, wall_clock};
-use super::capture::{Capture, Captured};
+use super::capture::{Captive, Capture, Captured};
 use super::confirm::Confirmer;
 use super::disposition::{Fate, of_postgres, of_store};
 use super::flow::Flow;
@@ -43,7 +43,7 @@ pub(super) struct Session<W, S, T> {
     confirmer: Confirmer,
     before: Before,
     /// A message whose event a sweep may have published; it waits for the store to be asked.
-    in_question: Option<Vec<u8>>,
+    in_question: Option<(Vec<u8>, Option<usize>)>,
     meters: Meters,
     is_draining: bool,
 }
@@ -181,7 +181,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             }
             let Self { stream, capture, flow, confirmer, .. } = self;
             let message = stream.next().map_err(|error| of_postgres(&error, "read the stream"))?;
-            match message {
+            let (data, oversize) = match message {
                 None => return Ok(false),
                 Some(WalMessage::Keepalive { wal_end, reply_requested }) => {
                     confirmer.received(wal_end);
@@ -192,14 +192,17 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                         flow.publisher.window.fence(wal_end);
                         self.passed(wal_end);
                     }
+                    continue;
                 }
-                Some(WalMessage::Data(data)) if self.before.swept_until.is_valid() => {
-                    self.in_question = Some(data.to_vec());
-                }
-                Some(WalMessage::Data(data)) => {
-                    let captured = capture.take(data, wall, |captive| flow.put(&captive, now))?;
-                    self.note(captured);
-                }
+                Some(WalMessage::Data(data)) => (data, None),
+                Some(WalMessage::Oversize { message, bytes }) => (message, Some(bytes)),
+            };
+            if self.before.swept_until.is_valid() {
+                self.in_question = Some((data.to_vec(), oversize));
+            } else {
+                let hand_over = |captive: Captive<'_>| flow.put(&captive, now);
+                let captured = capture.take(data, oversize, wall, hand_over)?;
+                self.note(captured);
             }
         }
         Ok(true)
@@ -212,8 +215,8 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         if self.flow.is_busy() {
             return Ok(self.in_question.is_none());
         }
-        if let Some(data) = self.in_question.take() {
-            let captured = self.take_unless_swept(&data, wall_clock(), now).await?;
+        if let Some((data, oversize)) = self.in_question.take() {
+            let captured = self.take_unless_swept(&data, oversize, wall_clock(), now).await?;
             self.note(captured);
         }
         Ok(true)
@@ -223,6 +226,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     async fn take_unless_swept(
         &mut self,
         data: &[u8],
+        oversize: Option<usize>,
         wall: i64,
         now: Instant,
     ) -> Result<Captured, Fate> {
@@ -231,10 +235,10 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             && capture.open_commit() < before.swept_until
             && flow.settler.store().was_swept(&id).await.map_err(|error| of_store(&error))?
         {
-            capture.take(data, wall, |_| Ok::<_, Fate>(()))?;
+            capture.take(data, oversize, wall, |_| Ok::<_, Fate>(()))?;
             return Ok(Captured::Settled);
         }
-        capture.take(data, wall, |captive| flow.put(&captive, now))
+        capture.take(data, oversize, wall, |captive| flow.put(&captive, now))
     }
 
     fn note(&mut self, captured: Captured) {

@@ -16,13 +16,13 @@ use tokio::time::Instant;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 use super::board::{Board, State, wall_clock};
-use super::capture::{Captive, Content};
-use super::disposition::{Fate, of_bind, of_map, of_postgres};
+use super::capture::{Captive, content_of, of_no_id};
+use super::disposition::{Fate, of_bind, of_postgres};
 use super::flow::Flow;
 use crate::lsn::{Lsn, Position};
 use crate::outbox::columns::{Field, LayoutColumn};
 use crate::outbox::status::Pending;
-use crate::outbox::{EventMap, MapError, Mapper};
+use crate::outbox::{EventMap, Mapper};
 use crate::postgres::{Error, OutboxTable, SqlSession, quote_ident, quote_literal};
 use crate::shutdown::{Stop, stopped};
 use crate::sink::Sink;
@@ -180,21 +180,15 @@ impl Sweep {
         flow: &mut Flow<S, T>,
         now: Instant,
     ) -> Result<(), Fate> {
-        let values: Vec<_> =
+        let mut values: Vec<_> =
             (0..self.column_count).map(|place| row.get(place).map(str::as_bytes)).collect();
-        let bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
         let wall = wall_clock();
-        let content = if bytes > self.max_row_bytes {
-            let id = self.mapper.id(&values);
-            id.map(|id| Content::Oversize { id: id.into_owned(), bytes })
-        } else {
-            self.mapper.read(&values, self.position, wall)
-        };
-        let Some(content) = content else {
-            return Err(of_map(MapError::NoId, "an event older than the slot"));
+        let (position, max) = (self.position, self.max_row_bytes);
+        let Some(content) = content_of(&mut self.mapper, &mut values, position, wall, max) else {
+            return Err(of_no_id("an event older than the slot", None));
         };
         self.count += 1;
-        flow.put(&Captive { content, position: self.position, xid: 0, committed: wall }, now)
+        flow.put(&Captive { content, position, xid: 0, committed: wall }, now)
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::support::database::Database;
 use crate::support::records::Kafka;
 use crate::support::relay::RelayOptions;
+use crate::support::small::Small;
 use crate::support::unique;
 use crate::support::wait::{LATER, SOON, eventually};
 
@@ -83,6 +84,37 @@ async fn a_row_of_16_mib_arrives_whole_in_bounded_memory() {
     assert_eq!(relay.stop().await, 0);
     let slot = database.name.clone();
     database.drop(&slot).await;
+}
+
+/// A row above `outbox.max_row_bytes` is not held in memory, but read to its end: what says that it
+/// is not to be published comes last, and it has its place among the rows of its transaction.
+#[tokio::test]
+async fn a_row_above_the_limit_that_is_not_pending_passes_without_being_held() {
+    let small = Small::new("passing").await;
+    small.database.execute("ALTER TABLE outbox DROP CONSTRAINT outbox_payload_size").await;
+    let options = small.options().set("outbox.max_row_bytes", "1MiB");
+    let options = options.set("envelope.headers", r#"["event_id", "position"]"#);
+    let relay = options.start_ready().await;
+    small.emit("a", 0).await;
+    small.wait_for_sent(1).await;
+    let (before, _) = relay.memory();
+    let write = format!(
+        "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic, status) \
+         SELECT 'tested', 'a', 'Tested', jsonb_build_object('text', repeat(md5(''), n * 1310720)), \
+            '{}', CASE n WHEN 1 THEN 'SENT' ELSE 'PENDING' END FROM generate_series(1, 0, -1) n",
+        small.topic
+    );
+    for count in 2..5 {
+        small.database.execute(&write).await;
+        let records = small.kafka.wait_for(&small.topic, count).await;
+        let position = records.last().unwrap().header("position").unwrap().to_owned();
+        assert!(position.ends_with("/1"), "{position}: the large row comes first");
+    }
+    small.database.wait_until_confirmed(&small.database.name).await;
+    let (_, peak) = relay.memory();
+    assert!(peak < before + 8 * MIB, "{} MiB, before {}", peak / MIB, before / MIB);
+    assert_eq!(relay.stop().await, 0);
+    small.clear().await;
 }
 
 /// A row above `outbox.max_row_bytes` is refused by its length alone, with a remedy that helps.

@@ -41,4 +41,5 @@ mod support;
 mod sweep;
 mod tables;
 mod tls;
+mod topics;
 mod versions;
