@@ -65,6 +65,7 @@ const KEYS: Evidence = &[
     ("kafka.in_flight_bytes", "effects::no_more_bytes_are_in_flight_than_is_said"),
     ("kafka.max_in_flight_per_key", PER_KEY),
     ("admin.listen", "admin::off_loopback_there_is_no_api"),
+    ("admin.token_file", "operators_http::the_token_opens_what_it_guards"),
     ("admin.hosts", "admin::the_api_answers_to_names_of_its_address_alone"),
     ("metrics.enabled", "metrics::there_are_no_metrics_where_they_are_switched_off"),
     ("log.format", "logs::lines_are_json_or_text"),
