@@ -91,6 +91,10 @@ pub enum Code {
     GraceExceeded,
     /// The admin address cannot be listened on.
     AdminListen,
+    /// Nothing is held as it was named.
+    NotHeld,
+    /// A request cannot be carried out as it was made.
+    RequestRefused,
     /// The demo finds no PostgreSQL that it could start.
     DemoServer,
     /// The demo saw a promise broken.
@@ -101,7 +105,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 44] = [
+    pub const ALL: [Code; 46] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -143,6 +147,8 @@ impl Code {
         Code::StatusWrite,
         Code::GraceExceeded,
         Code::AdminListen,
+        Code::NotHeld,
+        Code::RequestRefused,
         Code::DemoServer,
         Code::DemoBroken,
         Code::Bug,
@@ -192,6 +198,8 @@ impl Code {
             Code::StatusWrite => 5002,
             Code::GraceExceeded => 5003,
             Code::AdminListen => 6001,
+            Code::NotHeld => 6002,
+            Code::RequestRefused => 6003,
             Code::DemoServer => 7001,
             Code::DemoBroken => 7002,
             Code::Bug => 9001,
@@ -301,6 +309,11 @@ impl Code {
                  raise relay.shutdown_grace to avoid it"
             }
             Code::AdminListen => "choose another admin.listen, or free the port",
+            Code::NotHeld => {
+                "see `outboxd events list`, `outboxd keys list` and `outboxd dlq list`; it may have \
+                 been published meanwhile"
+            }
+            Code::RequestRefused => "correct the request as said; nothing was changed",
             Code::DemoServer => {
                 "install PostgreSQL's server (on Debian: apt-get install postgresql), or say with \
                  --pg-bin or PG_BIN where its initdb and postgres are"
@@ -313,6 +326,7 @@ impl Code {
     /// The exit code of a process that ends because of it.
     pub const fn exit_code(self) -> u8 {
         match self {
+            Code::NotHeld | Code::RequestRefused => 64,
             Code::PostgresUnavailable
             | Code::InRecovery
             | Code::SlotBlocked

@@ -19,7 +19,8 @@
 //! | verbs | `relay` | captures, publishes, settles, confirms: the session and its loop |
 //! | shell | `config` | file, environment and flags become what the modules need |
 //! | | `migrations` | the SQL files, with the configured names |
-//! | | `admin` | health, metrics and status over HTTP |
+//! | | `operate` | what operators look at and ask for |
+//! | | `admin` | health, metrics, status and operators' requests over HTTP |
 //! | | `cli` | the command line |
 //! | | `demo` | the whole thing on one machine |
 //!
@@ -41,6 +42,8 @@ pub mod lsn;
 pub mod metrics;
 #[cfg(feature = "relay")]
 pub mod migrations;
+#[cfg(feature = "relay")]
+pub mod operate;
 #[cfg(feature = "relay")]
 pub mod outbox;
 pub mod pgoutput;

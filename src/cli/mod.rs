@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line's purpose")]
 
 mod migrate;
+mod operators;
 mod run;
 mod set_up;
 mod slot;
@@ -15,6 +16,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, LogConfig, LogFormat, Sources};
 use crate::failure::Failure;
+use crate::operate::Pause;
+use operators::{DlqCommand, EventsCommand, KeysCommand, PauseArgs};
 
 /// Relays transactional-outbox events from PostgreSQL's WAL to Kafka.
 #[derive(Debug, Parser)]
@@ -69,6 +72,25 @@ enum Command {
         #[command(subcommand)]
         command: SlotCommand,
     },
+    /// Look at held events, retry or skip them
+    Events {
+        #[command(subcommand)]
+        command: EventsCommand,
+    },
+    /// Look at keys that wait for one of their events, unblock them
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Look at dead letters, redrive or discard them
+    Dlq {
+        #[command(subcommand)]
+        command: DlqCommand,
+    },
+    /// Publish nothing, until resume; it survives a restart
+    Pause(PauseArgs),
+    /// Go on publishing
+    Resume(PauseArgs),
     /// Exit with 0 if the relay on the admin address is ready
     Healthcheck,
     /// Look at the configuration
@@ -167,6 +189,19 @@ pub fn main() -> ExitCode {
             with_config(&sources, |config| status::status(config, output))
         }
         Command::Healthcheck => with_config(&sources, status::healthcheck),
+        Command::Events { command } => {
+            with_config(&sources, |config| operators::events(config, command))
+        }
+        Command::Keys { command } => {
+            with_config(&sources, |config| operators::keys(config, command))
+        }
+        Command::Dlq { command } => with_config(&sources, |config| operators::dlq(config, command)),
+        Command::Pause(args) => {
+            with_config(&sources, |config| operators::pause(config, Pause::Pause, args))
+        }
+        Command::Resume(args) => {
+            with_config(&sources, |config| operators::pause(config, Pause::Resume, args))
+        }
         Command::Slot { command } => with_config(&sources, |config| slot::slot(config, command)),
     };
     match result {

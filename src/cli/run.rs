@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -71,10 +72,11 @@ async fn serve(config: Config, metrics: PrometheusHandle) -> Result<ExitCode, Fa
         kafka = config.relay.kafka.bootstrap_servers,
         "outboxd"
     );
+    let known = Arc::new(config.relay.clone());
     let mut relay = Relay::start(config.relay).map_err(bug)?;
     if let Some(listener) = listener {
         let (status, pulse) = (relay.status(), relay.pulse());
-        let pages = Pages { status, pulse, metrics: Some(metrics.clone()) };
+        let pages = Pages { status, pulse, relay: known, metrics: Some(metrics.clone()) };
         let admin = config.admin.clone();
         tokio::spawn(async move { admin::serve(listener, &admin, pages).await });
     }

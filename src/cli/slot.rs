@@ -36,20 +36,7 @@ async fn show(config: &RelayConfig, session: &SqlSession, output: &Output) -> Co
     let lag = slot.current().bytes_since(slot.confirmed());
     let retained = slot.current().bytes_since(slot.restart());
     if output.is_json() {
-        print_json(&serde_json::json!({
-            "name": config.slot,
-            "plugin": slot.plugin,
-            "database": slot.database,
-            "active": slot.active,
-            "active_pid": slot.active_pid,
-            "wal_status": slot.wal_status,
-            "confirmed_lsn": slot.confirmed().to_string(),
-            "restart_lsn": slot.restart().to_string(),
-            "lag_bytes": lag,
-            "retained_bytes": retained,
-            "safe_wal_bytes": slot.safe_wal_size,
-            "invalidation_reason": slot.invalidation_reason,
-        }));
+        print_json(&slot.document(&config.slot));
         return Ok(ExitCode::SUCCESS);
     }
     println!("slot        {}", config.slot);
@@ -130,7 +117,7 @@ async fn drop_slot(config: &RelayConfig, session: &SqlSession, yes: bool) -> Com
 }
 
 /// Asks, if there is somebody to ask.
-fn confirmed(question: &str) -> bool {
+pub(super) fn confirmed(question: &str) -> bool {
     if !std::io::stdin().is_terminal() {
         return true;
     }

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::keys::Kind;
 use super::settings::{Settings, expected, plain};
-use super::{AdminConfig, Config, LogConfig, LogFormat};
+use super::{AdminConfig, Config, LogConfig, LogFormat, Token};
 use crate::ack::Limits;
 use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Source};
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
@@ -329,9 +329,22 @@ fn admin(settings: &mut Settings) -> AdminConfig {
     };
     AdminConfig {
         listen: address,
+        token: token(settings),
         hosts: settings.list("admin.hosts"),
         metrics: settings.boolean("metrics.enabled"),
     }
+}
+
+fn token(settings: &mut Settings) -> Option<Token> {
+    let path = settings.text("admin.token_file");
+    if path.is_empty() {
+        return None;
+    }
+    let token = match std::fs::read_to_string(&path) {
+        Ok(text) => Token::read(&text).ok_or_else(|| "it is empty".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    token.map_err(|reason| settings.problem(format!("admin.token_file: {path}: {reason}"))).ok()
 }
 
 fn log(settings: &mut Settings) -> LogConfig {

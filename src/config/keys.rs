@@ -411,6 +411,12 @@ pub(super) const KEYS: &[Key] = &[
         "The address of health, metrics and status; \"\" for none.",
     ),
     key(
+        "admin.token_file",
+        Text,
+        "\"\"",
+        "A file with the token that changes over HTTP need (Authorization: Bearer). Without one they are refused, and off loopback there is no /api.",
+    ),
+    key(
         "admin.hosts",
         List,
         "[]",

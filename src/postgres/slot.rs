@@ -77,6 +77,24 @@ impl Slot {
         read(self.current_lsn.as_deref())
     }
 
+    /// Everything about it, as `outboxd slot show -o json` prints it.
+    pub fn document(&self, name: &str) -> serde_json::Value {
+        serde_json::json!({
+            "name": name,
+            "plugin": self.plugin,
+            "database": self.database,
+            "active": self.active,
+            "active_pid": self.active_pid,
+            "wal_status": self.wal_status,
+            "confirmed_lsn": self.confirmed().to_string(),
+            "restart_lsn": self.restart().to_string(),
+            "lag_bytes": self.current().bytes_since(self.confirmed()),
+            "retained_bytes": self.current().bytes_since(self.restart()),
+            "safe_wal_bytes": self.safe_wal_size,
+            "invalidation_reason": self.invalidation_reason,
+        })
+    }
+
     /// Whether it can never be read again.
     pub fn is_lost(&self) -> bool {
         self.wal_status.as_deref() == Some("lost") || self.invalidation_reason.is_some()

@@ -69,6 +69,7 @@ const KEYS: Evidence = &[
     ("kafka.partitions", "topics::a_missing_topic_is_created_where_that_is_wanted"),
     ("kafka.replication", "topics::a_topic_that_cannot_be_created_says_why_and_waits_for_somebody"),
     ("admin.listen", "admin::off_loopback_there_is_no_api"),
+    ("admin.token_file", "operators_http::the_token_opens_what_it_guards"),
     ("admin.hosts", "admin::the_api_answers_to_names_of_its_address_alone"),
     ("metrics.enabled", "metrics::there_are_no_metrics_where_they_are_switched_off"),
     ("log.format", "logs::lines_are_json_or_text"),

@@ -139,7 +139,7 @@ async fn wait_until_all_published(stage: &Stage) {
     .await;
 }
 
-async fn limit(kafka: &Kafka, topic: &str, bytes: &str) {
+pub async fn limit(kafka: &Kafka, topic: &str, bytes: &str) {
     let admin = kafka.admin();
     let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
     admin.alter_configs([&config], &AdminOptions::new()).await.unwrap();

@@ -29,7 +29,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 ];
 
 /// The shell: may import anything, and nothing below imports it.
-const SHELL: [&str; 5] = ["admin", "cli", "config", "demo", "migrations"];
+const SHELL: [&str; 6] = ["admin", "cli", "config", "demo", "migrations", "operate"];
 
 /// Modules that hold the hard thinking, and no more: they run without a database, a broker, a
 /// runtime or a clock.
@@ -68,7 +68,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("std::env", &["config", "demo"]),
     ("std::process::exit", &[]),
     ("tokio_rustls", &["postgres"]),
-    ("tokio_postgres", &["demo", "postgres", "relay", "status"]),
+    ("tokio_postgres", &["demo", "operate", "postgres", "relay", "status"]),
 ];
 
 /// The module that a file belongs to; none for the two roots.

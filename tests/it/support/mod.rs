@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod checker;
 pub mod database;
 pub mod evidence;
+pub mod held;
 pub mod records;
 pub mod relay;
 pub mod small;
