@@ -61,8 +61,6 @@ pub enum Code {
     RowTooLarge,
     /// A row cannot become an event.
     Unpublishable,
-    /// A row is scheduled, which this version cannot do.
-    Scheduled,
     /// Kafka does not answer.
     KafkaUnavailable,
     /// A topic does not exist.
@@ -105,7 +103,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 46] = [
+    pub const ALL: [Code; 45] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -132,7 +130,6 @@ impl Code {
         Code::LayoutChanged,
         Code::RowTooLarge,
         Code::Unpublishable,
-        Code::Scheduled,
         Code::KafkaUnavailable,
         Code::TopicMissing,
         Code::TopicDenied,
@@ -183,7 +180,6 @@ impl Code {
             Code::LayoutChanged => 3002,
             Code::RowTooLarge => 3003,
             Code::Unpublishable => 3004,
-            Code::Scheduled => 3005,
             Code::KafkaUnavailable => 4001,
             Code::TopicMissing => 4002,
             Code::TopicDenied => 4003,
@@ -265,13 +261,10 @@ impl Code {
             Code::LayoutChanged => {
                 "restore the column, or correct [outbox.columns] and start the relay again"
             }
-            Code::RowTooLarge => "raise outbox.max_row_bytes, memory allowing, and start again",
+            Code::RowTooLarge => "raise outbox.max_row_bytes, memory allowing, and write it again",
             Code::Unpublishable => {
-                "correct what is said in the configuration (routing, columns, encoding) and start \
-                 again; nothing was skipped"
-            }
-            Code::Scheduled => {
-                "this version publishes no scheduled events: leave scheduled_at empty or in the past"
+                "correct what is said in the configuration (routing, columns, encoding) or the writer; \
+                 the event is kept (`outboxd dlq list`)"
             }
             Code::KafkaUnavailable => {
                 "check that Kafka runs and that kafka.bootstrap_servers leads to it; the relay keeps \
@@ -282,7 +275,7 @@ impl Code {
                 "allow the relay's principal to write to and describe the topic; the relay keeps trying"
             }
             Code::EventTooLarge => {
-                "raise the topic's max.message.bytes; the relay sees it within a minute and goes on"
+                "raise the topic's max.message.bytes; the relay looks before every attempt"
             }
             Code::EventRefused => {
                 "see the reason; correct the topic's configuration: the relay tries again by itself"
@@ -363,7 +356,6 @@ impl Code {
             | Code::LayoutChanged
             | Code::RowTooLarge
             | Code::Unpublishable
-            | Code::Scheduled
             | Code::EventTooLarge
             | Code::EventRefused
             | Code::KafkaConfig

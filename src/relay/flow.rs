@@ -78,7 +78,12 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         Self {
             publisher,
             settler: Settler::new(Rc::clone(&store), config.settle, position, meters.clone(), now),
-            held: HeldWay::new(store, config.dead_letter.clone(), meters.clone()),
+            held: HeldWay::new(
+                store,
+                config.dead_letter.clone(),
+                config.limits.events,
+                meters.clone(),
+            ),
             mapper: None,
             is_paused: false,
             notices: None,
@@ -142,7 +147,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         );
         let Self { publisher, held, .. } = self;
         publisher
-            .publish(envelope, arrival, |lane| held.is_ending(lane, wall_clock()), now)
+            .publish(envelope, arrival, |lane| held.is_ending(lane), now)
             .map_err(|error| of_map(error, &format!("event {}", envelope.id)))
     }
 
@@ -435,7 +440,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// What may be in Kafka without being settled: it can come twice.
     pub(super) fn count_redelivered(&self) {
-        self.meters.redelivered.increment(self.publisher.window.open());
+        let held = self.held.in_doubt() as u64;
+        self.meters.redelivered.increment(self.publisher.window.open() + held);
     }
 }
 

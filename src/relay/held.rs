@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::aside::Leaving;
-use super::board::Held;
+use super::board::{Held, wall_clock};
 use super::disposition::{Fate, RecordFate, of_sink};
 use super::publish::Publisher;
 use super::redeem::Running;
@@ -27,7 +27,7 @@ use crate::outbox::{HeaderList, Placement};
 use crate::sink::{Record, SendError, Sink, SinkError};
 use crate::status::{Became, Change, HeldBody, HeldEntry, Hold, Reason, Request};
 
-/// Held events that are on their way at once, from being loaded to being redeemed.
+/// The most held events that are on their way at once, from being loaded to being redeemed.
 const EVENTS_ON_THE_WAY: usize = 1000;
 /// Their bytes; one may be larger.
 const BYTES_ON_THE_WAY: u64 = 8 << 20;
@@ -54,6 +54,8 @@ pub(super) struct HeldWay<T> {
     ready: VecDeque<Ordinal>,
     /// Due, and waiting for a topic.
     standing: HashMap<TopicId, Vec<Ordinal>>,
+    /// At most this many are on their way.
+    room: usize,
     on_the_way: usize,
     bytes_on_the_way: u64,
     pub(super) changes: Vec<Change>,
@@ -61,6 +63,7 @@ pub(super) struct HeldWay<T> {
     /// What operators asked for of events that are on their way.
     pub(super) requests: VecDeque<(HeldEntry, Request)>,
     pub(super) has_orders: bool,
+    pub(super) has_more_orders: bool,
     pub(super) running: Option<Running>,
     pub(super) dead: u64,
     pub(super) scheduled: u64,
@@ -111,7 +114,13 @@ pub(super) enum Stage {
 }
 
 impl<T> HeldWay<T> {
-    pub(super) fn new(store: Rc<T>, dead_letter: DeadLetterConfig, meters: Meters) -> Self {
+    /// `in_flight`: how many events may be repeated after a crash.
+    pub(super) fn new(
+        store: Rc<T>,
+        dead_letter: DeadLetterConfig,
+        in_flight: usize,
+        meters: Meters,
+    ) -> Self {
         Self {
             store,
             dead_letter,
@@ -121,12 +130,14 @@ impl<T> HeldWay<T> {
             to_load: VecDeque::new(),
             ready: VecDeque::new(),
             standing: HashMap::new(),
+            room: EVENTS_ON_THE_WAY.min(in_flight),
             on_the_way: 0,
             bytes_on_the_way: 0,
             changes: Vec::new(),
             schedule: Schedule::default(),
             requests: VecDeque::new(),
             has_orders: false,
+            has_more_orders: false,
             running: None,
             dead: 0,
             scheduled: 0,
@@ -192,15 +203,15 @@ impl<T> HeldWay<T> {
             bytes,
             stage: Stage::Waits,
             since: entry.since,
-            hold: entry.hold,
+            hold: Hold { error: None, ..entry.hold },
         };
         self.lanes.insert(known.lane, ordinal, known.hold.due);
         self.events.insert(ordinal, known);
     }
 
     /// Whether an event that comes to the lane now should wait for the held ones in memory.
-    pub(super) fn is_ending(&self, lane: Lane, now: Moment) -> bool {
-        !self.events.is_empty() && self.lanes.is_ending(lane, now)
+    pub(super) fn is_ending(&self, lane: Lane) -> bool {
+        !self.events.is_empty() && self.lanes.is_ending(lane, wall_clock())
     }
 
     /// Takes in what became of records, and sends what is due. Gives how many events went.
@@ -236,10 +247,14 @@ impl<T> HeldWay<T> {
     }
 
     fn has_room(&self) -> bool {
-        let waits_for_store =
-            self.changes.len() + self.running.as_ref().map_or(0, Running::changes);
-        self.on_the_way + waits_for_store < EVENTS_ON_THE_WAY
+        self.in_doubt() < self.room
             && (self.bytes_on_the_way < BYTES_ON_THE_WAY || self.on_the_way == 0)
+    }
+
+    /// Events that are on their way, or through and not redeemed: what can come again.
+    pub(super) fn in_doubt(&self) -> usize {
+        let redeeming = self.running.as_ref().map_or(0, Running::changes);
+        self.on_the_way + self.changes.len() + redeeming
     }
 
     fn start_due<S: Sink>(
@@ -251,6 +266,12 @@ impl<T> HeldWay<T> {
         while self.has_room()
             && let Some((lane, ordinal)) = self.lanes.take_due(wall)
         {
+            if !self.events.contains_key(&ordinal) {
+                // An id that was held twice is there once.
+                self.lanes.remove(lane, ordinal);
+                publisher.release(lane);
+                continue;
+            }
             match self.destination(ordinal, publisher, now) {
                 Destination::Nowhere => self.bury(ordinal, publisher),
                 Destination::Topic(topic) if publisher.topics.info(topic).is_none() => {
@@ -542,7 +563,6 @@ impl<T> HeldWay<T> {
             tracing::warn!(event_id = id, attempts, "no attempt is left; its key waits for an operator");
         }
         self.last_failure = Some(failure);
-        self.shows_failures = true;
         self.changes.push(Change { ordinal, id, xid, became: Became::Held(hold), answers: false });
         self.lanes.put_back(lane, ordinal, due);
         publisher.park(lane);
@@ -579,6 +599,24 @@ impl<T> HeldWay<T> {
             if self.bodies.insert(ordinal, body).is_none() && goes {
                 self.ready.push_back(ordinal);
             }
+        }
+    }
+
+    /// Somebody has removed an event from under us: its key goes on without it.
+    pub(super) fn vanish_unless_loaded<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        publisher: &mut Publisher<S>,
+    ) {
+        let goes = |known: &Known| matches!(known.stage, Stage::Goes { .. });
+        if self.bodies.contains_key(&ordinal) || !self.events.get(&ordinal).is_some_and(goes) {
+            return;
+        }
+        self.leave_the_way(ordinal);
+        self.pass(ordinal, publisher);
+        if let Some(known) = self.events.remove(&ordinal) {
+            tracing::warn!(event_id = known.id, "somebody has removed a held event");
+            publisher.aside.free(known.bytes);
         }
     }
 

@@ -25,7 +25,7 @@ type Work<R> = Pin<Box<dyn Future<Output = R>>>;
 /// What the held way does with the store.
 pub(super) enum Running {
     Redeem(Vec<Change>, Work<Result<Settled, StoreError>>),
-    Load(Work<Result<Vec<HeldBody>, StoreError>>),
+    Load(Vec<Ordinal>, Work<Result<Vec<HeldBody>, StoreError>>),
     Orders(Work<Result<Orders, StoreError>>),
     Page(Work<Result<Vec<HeldEntry>, StoreError>>),
     Rows(Vec<HeldEntry>, Work<Result<Vec<DueRow>, StoreError>>),
@@ -68,6 +68,10 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             return;
         }
         let store = Rc::clone(&self.store);
+        if self.has_more_orders && self.requests.is_empty() && self.changes.is_empty() {
+            // What was asked for is done; there may be more than fitted into a page.
+            self.has_orders = true;
+        }
         if std::mem::take(&mut self.has_orders) {
             self.running = Some(Running::Orders(Box::pin(async move { store.orders().await })));
         } else if !self.changes.is_empty() {
@@ -83,8 +87,9 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         } else if !self.to_load.is_empty() {
             let count = self.to_load.len().min(BODIES_AT_ONCE);
             let ordinals: Vec<Ordinal> = self.to_load.drain(..count).collect();
-            let work = Box::pin(async move { store.bodies(&ordinals).await });
-            self.running = Some(Running::Load(work));
+            let asked = ordinals.clone();
+            let work = Box::pin(async move { store.bodies(&asked).await });
+            self.running = Some(Running::Load(ordinals, work));
         } else if let Some(after) = self.schedule.wants_page() {
             let work = Box::pin(async move { store.scheduled(after).await });
             self.running = Some(Running::Page(work));
@@ -101,7 +106,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         match &mut self.running {
             None => std::future::pending().await,
             Some(Running::Redeem(_, work)) => Redeemed::Redeem(work.await),
-            Some(Running::Load(work)) => Redeemed::Load(work.await),
+            Some(Running::Load(_, work)) => Redeemed::Load(work.await),
             Some(Running::Orders(work)) => Redeemed::Orders(work.await),
             Some(Running::Page(work)) => Redeemed::Page(work.await),
             Some(Running::Rows(_, work)) => Redeemed::Rows(work.await),
@@ -127,9 +132,15 @@ impl<T: StatusStore + 'static> HeldWay<T> {
                     self.redeemed(change, publisher);
                 }
             }
-            (Redeemed::Load(result), _) => self.loaded(result?),
+            (Redeemed::Load(result), Some(Running::Load(asked, _))) => {
+                self.loaded(result?);
+                for ordinal in asked {
+                    self.vanish_unless_loaded(ordinal, publisher);
+                }
+            }
             (Redeemed::Orders(result), _) => {
                 let mut orders = result?;
+                self.has_more_orders = !orders.requests.is_empty();
                 for (entry, request) in orders.requests.drain(..) {
                     let is_new = |known: &(HeldEntry, _)| known.0.ordinal != entry.ordinal;
                     if self.requests.iter().all(is_new) {
@@ -144,6 +155,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             }
             (Redeemed::Remember(result), _) => result?,
             (Redeemed::Redeem(result), _) => followed.deferred = result?.deferred,
+            (Redeemed::Load(result), _) => self.loaded(result?),
             (Redeemed::Rows(result), _) => drop(result?),
         }
         Ok(followed)
@@ -153,6 +165,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     fn redeemed<S: Sink>(&mut self, change: &Change, publisher: &mut Publisher<S>) {
         let ordinal = change.ordinal;
         let is_dead = matches!(&change.became, Became::Held(hold) if hold.reason == Reason::Dead);
+        self.shows_failures |= matches!(change.became, Became::Held(_) | Became::Again(_));
         match &change.became {
             Became::Held(Hold { reason: Reason::Dead, .. }) => self.dead += 1,
             Became::Sent | Became::Removed(_) => {}

@@ -99,17 +99,18 @@ pub(super) const KEEP: &str = "\
         AS e (ordinal, reason, attempts, exhausted, error, code, due, answers) \
      WHERE h.relay_id = $1 AND h.ordinal = e.ordinal";
 
-/// `$2` numbers are scheduled for `$3`; `$4` says whether an operator asked for it.
+/// `$2` numbers are scheduled for `$3`; `$4` says whether an operator asked for it, which is
+/// recorded elsewhere.
 pub(super) const MOVE: &str = "\
      WITH moved AS (UPDATE outboxd.held_event h \
         SET due_at = 'epoch'::timestamptz + e.due * interval '1 microsecond', \
             request = CASE WHEN h.request IN ('publish', 'retry') THEN NULL ELSE h.request END \
-        FROM unnest($2::int8[], $3::int8[]) AS e (ordinal, due) \
+        FROM unnest($2::int8[], $3::int8[], $4::bool[]) AS e (ordinal, due, answers) \
         WHERE h.relay_id = $1 AND h.ordinal = e.ordinal AND reason = 'scheduled' \
-        RETURNING h.event_id, h.due_at) \
+        RETURNING h.event_id, h.due_at, e.answers) \
      INSERT INTO outboxd.audit (relay_id, actor, action, target, detail) \
      SELECT $1, 'outboxd', 'schedule moved', event_id, jsonb_build_object('due_at', due_at) \
-     FROM moved";
+     FROM moved WHERE NOT answers";
 
 /// `$2` numbers had their rows deleted before they were due.
 pub(super) const CANCEL: &str = "\

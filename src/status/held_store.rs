@@ -136,15 +136,16 @@ pub(super) async fn keep_books(
             client.execute(GIVE_UP, &[&relay, &ids, &verdict.name()]).await?;
         }
     }
-    let (mut moved, mut times) = (Vec::new(), Vec::new());
+    let (mut moved, mut times, mut answers) = (Vec::new(), Vec::new(), Vec::new());
     for change in changes {
         if let Became::Moved(due) = change.became {
             moved.push(change.ordinal);
-            times.push(due);
+            times.push(due.min(NEVER));
+            answers.push(change.answers);
         }
     }
     if !moved.is_empty() {
-        client.execute(MOVE, &[&relay, &moved, &times]).await?;
+        client.execute(MOVE, &[&relay, &moved, &times, &answers]).await?;
     }
     keep(client, relay, changes, shows).await
 }

@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     // Edges.
     ("postgres", &["lsn", "outbox", "pgoutput"]),
     ("sink", &["ack", "outbox"]),
-    ("status", &["failure", "lsn", "outbox", "postgres"]),
+    ("status", &["ack", "failure", "lsn", "outbox", "postgres", "sink"]),
     // Verbs.
     (
         "relay",
