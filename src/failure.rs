@@ -83,6 +83,8 @@ pub enum Code {
     StatusWrite,
     /// The stop took longer than its grace.
     GraceExceeded,
+    /// The relay has not come far enough yet to tell.
+    RelayBehind,
     /// The admin address cannot be listened on.
     AdminListen,
     /// The demo finds no PostgreSQL that it could start.
@@ -95,7 +97,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 41] = [
+    pub const ALL: [Code; 42] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -133,6 +135,7 @@ impl Code {
         Code::Fenced,
         Code::StatusWrite,
         Code::GraceExceeded,
+        Code::RelayBehind,
         Code::AdminListen,
         Code::DemoServer,
         Code::DemoBroken,
@@ -179,6 +182,7 @@ impl Code {
             Code::Fenced => 5001,
             Code::StatusWrite => 5002,
             Code::GraceExceeded => 5003,
+            Code::RelayBehind => 5004,
             Code::AdminListen => 6001,
             Code::DemoServer => 7001,
             Code::DemoBroken => 7002,
@@ -215,19 +219,18 @@ impl Code {
                 "run `outboxd migrate` as the table's owner, or create the publication as said"
             }
             Code::PublicationLost => {
-                "rows that were written meanwhile are not in the stream: restore the publication, \
-                 run `outboxd slot drop`, and start again with outbox.start = \"pending\", which \
-                 publishes every row that is unsent"
+                "rows that were written meanwhile are not in the stream: restore the publication, run \
+                 `outboxd slot recover`, and start again, which publishes every row that is unsent"
             }
             Code::PublicationUnsuitable => "change the publication as said",
             Code::SlotMissing => {
-                "if the slot was dropped, run `outboxd slot drop` to forget its position, then start \
-                 again with outbox.start = \"pending\", which publishes every row that is unsent; if \
-                 it never existed, set postgres.create = true or run `outboxd slot create`"
+                "if the slot was dropped, run `outboxd slot recover`, then start again, which \
+                 publishes every row that is unsent; if it never existed, set postgres.create = true \
+                 or run `outboxd slot create`"
             }
             Code::SlotLost => {
-                "run `outboxd slot drop`, then start again with outbox.start = \"pending\", which \
-                 publishes every row that is unsent; raise max_slot_wal_keep_size"
+                "run `outboxd slot recover`, then start again, which publishes every row that is \
+                 unsent; raise max_slot_wal_keep_size"
             }
             Code::SlotUnsuitable => "name another slot in postgres.slot, or drop this one",
             Code::SlotBlocked => {
@@ -239,7 +242,7 @@ impl Code {
             }
             Code::IdentityChanged => {
                 "let postgres.url lead to the server of before; if this one replaces it for good, run \
-                 `outboxd slot drop` and start again with outbox.start = \"pending\""
+                 `outboxd slot recover` and start again, which publishes every row that is unsent"
             }
             Code::Protocol => "report this with the message; nothing was skipped or confirmed",
             Code::LayoutChanged => {
@@ -279,6 +282,9 @@ impl Code {
                 "nothing is lost: events that were not settled are sent again at the next start; \
                  raise relay.shutdown_grace to avoid it"
             }
+            Code::RelayBehind => {
+                "wait until the relay has caught up (`outboxd status`), or find out why it does not"
+            }
             Code::AdminListen => "choose another admin.listen, or free the port",
             Code::DemoServer => {
                 "install PostgreSQL's server (on Debian: apt-get install postgresql), or say with \
@@ -299,6 +305,7 @@ impl Code {
             | Code::KafkaUnavailable
             | Code::TopicMissing
             | Code::GraceExceeded
+            | Code::RelayBehind
             | Code::StatusWrite
             | Code::DemoServer => 69,
             Code::PostgresRefused

@@ -137,6 +137,8 @@ meters! {
     producer_fatal: Counter = "outbox_producer_fatal_total";
     /// Replication connections made anew.
     reconnects: Counter = "outbox_replication_reconnects_total";
+    /// Rows that are unsent and that the relay does not know of, as it last found.
+    missed_events: Gauge = "outbox_missed_events";
     /// Memory of the process.
     memory: Gauge = "outbox_memory_bytes";
 }

@@ -13,7 +13,7 @@ use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Source};
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::outbox::{EventConfig, Format, PayloadEncoding};
 use crate::postgres::{Server, TableName, is_slot_name};
-use crate::relay::{RelayConfig, SettleConfig, Start};
+use crate::relay::{OnSlotLost, ReconcileConfig, RelayConfig, SettleConfig, Start};
 use crate::retry::Backoff;
 use crate::sink::{KafkaConfig, reserved_property};
 
@@ -57,6 +57,19 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
             "outbox.status.mode = \"none\" knows no unsent row: it needs outbox.start = \"stream\"",
         );
     }
+    let failover_slot = settings.choice("postgres.failover_slot") == "auto";
+    let on_slot_lost = match settings.choice("postgres.on_slot_lost").as_str() {
+        "recover" => OnSlotLost::Recover,
+        _ => OnSlotLost::Halt,
+    };
+    if status.mode == Mode::None && on_slot_lost == OnSlotLost::Recover {
+        settings.problem(
+            "outbox.status.mode = \"none\" knows no unsent row: it needs postgres.on_slot_lost = \"halt\"",
+        );
+    }
+    if !settings.boolean("postgres.create") && on_slot_lost == OnSlotLost::Recover {
+        settings.problem("postgres.on_slot_lost = \"recover\" needs postgres.create = true");
+    }
     let (kafka, limits) = kafka(settings);
     let settle = SettleConfig {
         batch: settings.number("outbox.status.batch"),
@@ -71,6 +84,11 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         }
     };
     let events = events(settings);
+    let reconcile = ReconcileConfig {
+        interval: settings.duration("reconcile.interval"),
+        heal: settings.boolean("reconcile.heal"),
+        after: settings.duration("reconcile.after"),
+    };
     let server = server(settings);
     let standby = settings.boolean("relay.standby");
     let create = settings.boolean("postgres.create");
@@ -79,11 +97,14 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
     Some(RelayConfig {
         id,
         standby,
+        takeover: false,
         reconnect,
         server: server?,
         slot,
         publication,
         create,
+        failover_slot,
+        on_slot_lost,
         table: table?,
         max_row_bytes: usize::try_from(max_row_bytes).unwrap_or(usize::MAX),
         start,
@@ -91,6 +112,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         events,
         status,
         settle,
+        reconcile,
         limits,
         kafka,
     })

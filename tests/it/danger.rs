@@ -86,5 +86,5 @@ async fn a_slot_in_danger_is_shown() {
     assert!(relay.has_logged("OBX-2031"), "{}", relay.logged().join("\n"));
     let (code, found, _) = options.command_output(&["doctor"]);
     assert_eq!((code, found.contains("error OBX-2031")), (73, true), "{found}");
-    assert!(found.contains("fix:      outboxd slot drop"), "{found}");
+    assert!(found.contains("fix:      outboxd slot recover"), "{found}");
 }
