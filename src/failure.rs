@@ -87,6 +87,8 @@ pub enum Code {
     StatusWrite,
     /// The stop took longer than its grace.
     GraceExceeded,
+    /// The relay has not come far enough yet to tell.
+    RelayBehind,
     /// The admin address cannot be listened on.
     AdminListen,
     /// Nothing is held as it was named.
@@ -103,7 +105,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 45] = [
+    pub const ALL: [Code; 46] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -143,6 +145,7 @@ impl Code {
         Code::Fenced,
         Code::StatusWrite,
         Code::GraceExceeded,
+        Code::RelayBehind,
         Code::AdminListen,
         Code::NotHeld,
         Code::RequestRefused,
@@ -193,6 +196,7 @@ impl Code {
             Code::Fenced => 5001,
             Code::StatusWrite => 5002,
             Code::GraceExceeded => 5003,
+            Code::RelayBehind => 5004,
             Code::AdminListen => 6001,
             Code::NotHeld => 6002,
             Code::RequestRefused => 6003,
@@ -231,19 +235,18 @@ impl Code {
                 "run `outboxd migrate` as the table's owner, or create the publication as said"
             }
             Code::PublicationLost => {
-                "rows that were written meanwhile are not in the stream: restore the publication, \
-                 run `outboxd slot drop`, and start again with outbox.start = \"pending\", which \
-                 publishes every row that is unsent"
+                "rows that were written meanwhile are not in the stream: restore the publication, run \
+                 `outboxd slot recover`, and start again, which publishes every row that is unsent"
             }
             Code::PublicationUnsuitable => "change the publication as said",
             Code::SlotMissing => {
-                "if the slot was dropped, run `outboxd slot drop` to forget its position, then start \
-                 again with outbox.start = \"pending\", which publishes every row that is unsent; if \
-                 it never existed, set postgres.create = true or run `outboxd slot create`"
+                "if the slot was dropped, run `outboxd slot recover`, then start again, which \
+                 publishes every row that is unsent; if it never existed, set postgres.create = true \
+                 or run `outboxd slot create`"
             }
             Code::SlotLost => {
-                "run `outboxd slot drop`, then start again with outbox.start = \"pending\", which \
-                 publishes every row that is unsent; raise max_slot_wal_keep_size"
+                "run `outboxd slot recover`, then start again, which publishes every row that is \
+                 unsent; raise max_slot_wal_keep_size"
             }
             Code::SlotUnsuitable => "name another slot in postgres.slot, or drop this one",
             Code::SlotBlocked => {
@@ -255,7 +258,7 @@ impl Code {
             }
             Code::IdentityChanged => {
                 "let postgres.url lead to the server of before; if this one replaces it for good, run \
-                 `outboxd slot drop` and start again with outbox.start = \"pending\""
+                 `outboxd slot recover` and start again, which publishes every row that is unsent"
             }
             Code::Protocol => "report this with the message; nothing was skipped or confirmed",
             Code::LayoutChanged => {
@@ -301,6 +304,9 @@ impl Code {
                 "nothing is lost: events that were not settled are sent again at the next start; \
                  raise relay.shutdown_grace to avoid it"
             }
+            Code::RelayBehind => {
+                "wait until the relay has caught up (`outboxd status`), or find out why it does not"
+            }
             Code::AdminListen => "choose another admin.listen, or free the port",
             Code::NotHeld => {
                 "see `outboxd events list`, `outboxd keys list` and `outboxd dlq list`; it may have \
@@ -330,6 +336,7 @@ impl Code {
             | Code::TopicPaused
             | Code::HeldFull
             | Code::GraceExceeded
+            | Code::RelayBehind
             | Code::StatusWrite
             | Code::DemoServer => 69,
             Code::PostgresRefused

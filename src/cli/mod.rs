@@ -4,6 +4,7 @@
 
 mod migrate;
 mod operators;
+mod reconcile;
 mod run;
 mod set_up;
 mod slot;
@@ -42,7 +43,11 @@ struct SourceArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay
-    Run,
+    Run {
+        /// End whoever has the relay's place, once, instead of waiting for it
+        #[arg(long)]
+        takeover: bool,
+    },
     /// Write a commented outboxd.toml
     Init {
         /// Where to
@@ -67,7 +72,7 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Look at the replication slot, create or drop it
+    /// Look at the replication slot, create, drop or recover it
     Slot {
         #[command(subcommand)]
         command: SlotCommand,
@@ -91,6 +96,17 @@ enum Command {
     Pause(PauseArgs),
     /// Go on publishing
     Resume(PauseArgs),
+    /// Look for rows that are unsent although the stream is past them; publish them with --heal
+    Reconcile {
+        /// Publish them
+        #[arg(long)]
+        heal: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Exit with 0 if the relay on the admin address is ready
     Healthcheck,
     /// Look at the configuration
@@ -127,6 +143,15 @@ enum SlotCommand {
     Create,
     /// Drop the slot and forget the position that belongs to it
     Drop {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Give up a stream that cannot go on: the next start publishes every unsent row
+    ///
+    /// Drops the slot, if it is there, and forgets its position. The next start makes a new slot and
+    /// publishes, before anything else, every row that is unsent; whoever writes may go on writing.
+    Recover {
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -171,7 +196,7 @@ pub fn main() -> ExitCode {
     };
     let sources = Sources::of_process(cli.sources.config, cli.sources.set);
     let result = match cli.command {
-        Command::Run => return run::run(&sources),
+        Command::Run { takeover } => return run::run(&sources, takeover),
         Command::Init { output } => set_up::init(&output),
         Command::Check => set_up::check(&sources),
         Command::Config { command: ConfigCommand::Show } => set_up::show(&sources),
@@ -187,6 +212,9 @@ pub fn main() -> ExitCode {
         }
         Command::Status { output } => {
             with_config(&sources, |config| status::status(config, output))
+        }
+        Command::Reconcile { heal, yes, output } => {
+            with_config(&sources, |config| reconcile::reconcile(config, heal, yes, output))
         }
         Command::Healthcheck => with_config(&sources, status::healthcheck),
         Command::Events { command } => {

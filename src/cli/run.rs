@@ -22,11 +22,12 @@ use crate::relay::{Outcome, Relay};
 /// Samples of histograms are gathered this often.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-pub(super) fn run(sources: &Sources) -> ExitCode {
-    let config = match Config::load(sources) {
+pub(super) fn run(sources: &Sources, takeover: bool) -> ExitCode {
+    let mut config = match Config::load(sources) {
         Ok(config) => config,
         Err(failure) => return end_with(&failure),
     };
+    config.relay.takeover = takeover;
     init_log(config.log);
     let metrics = match init_metrics() {
         Ok(metrics) => metrics,

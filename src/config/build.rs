@@ -14,8 +14,8 @@ use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::outbox::{EventConfig, Format, PayloadEncoding, is_topic_name};
 use crate::postgres::{Server, TableName, is_slot_name};
 use crate::relay::{
-    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, RelayConfig, RetryConfig, SettleConfig,
-    Start,
+    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, OnSlotLost, ReconcileConfig, RelayConfig,
+    RetryConfig, SettleConfig, Start,
 };
 use crate::retry::Backoff;
 use crate::sink::{KafkaConfig, TopicShape, reserved_property};
@@ -60,6 +60,19 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
             "outbox.status.mode = \"none\" knows no unsent row: it needs outbox.start = \"stream\"",
         );
     }
+    let failover_slot = settings.choice("postgres.failover_slot") == "auto";
+    let on_slot_lost = match settings.choice("postgres.on_slot_lost").as_str() {
+        "recover" => OnSlotLost::Recover,
+        _ => OnSlotLost::Halt,
+    };
+    if status.mode == Mode::None && on_slot_lost == OnSlotLost::Recover {
+        settings.problem(
+            "outbox.status.mode = \"none\" knows no unsent row: it needs postgres.on_slot_lost = \"halt\"",
+        );
+    }
+    if !settings.boolean("postgres.create") && on_slot_lost == OnSlotLost::Recover {
+        settings.problem("postgres.on_slot_lost = \"recover\" needs postgres.create = true");
+    }
     let (kafka, limits) = kafka(settings);
     let settle = SettleConfig {
         batch: settings.number("outbox.status.batch"),
@@ -74,6 +87,11 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         }
     };
     let events = events(settings);
+    let reconcile = ReconcileConfig {
+        interval: settings.duration("reconcile.interval"),
+        heal: settings.boolean("reconcile.heal"),
+        after: settings.duration("reconcile.after"),
+    };
     let server = server(settings);
     let flow = flow(settings, settle, limits);
     let standby = settings.boolean("relay.standby");
@@ -84,11 +102,14 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
     Some(RelayConfig {
         id,
         standby,
+        takeover: false,
         reconnect,
         server: server?,
         slot,
         publication,
         create,
+        failover_slot,
+        on_slot_lost,
         table: table?,
         max_row_bytes: usize::try_from(max_row_bytes).unwrap_or(usize::MAX),
         start,
@@ -96,6 +117,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         events,
         status,
         flow,
+        reconcile,
         kafka,
         paused,
     })

@@ -104,6 +104,18 @@ pub(super) const KEYS: &[Key] = &[
         "Create publication and slot, in this order, where they are missing.",
     ),
     key(
+        "postgres.failover_slot",
+        Choice(&["auto", "off"]),
+        "\"auto\"",
+        "Make the slot one that survives a failover to a standby of the server. auto: from PostgreSQL 17 on, which has them.",
+    ),
+    key(
+        "postgres.on_slot_lost",
+        Choice(&["halt", "recover"]),
+        "\"halt\"",
+        "When the slot is lost or missing, or the server is another one: halt, for a person to decide (`outboxd slot recover`); or recover: make a new slot and publish every unsent row.",
+    ),
+    key(
         "outbox.table",
         Text,
         "\"public.outbox\"",
@@ -125,7 +137,7 @@ pub(super) const KEYS: &[Key] = &[
         "outbox.start",
         Choice(&["pending", "stream"]),
         "\"pending\"",
-        "pending: also publish the unsent rows that are older than the slot. stream: only what is written from then on; status mode none needs it.",
+        "pending: also publish the unsent rows that are older than the first slot. stream: only what is written from then on; status mode none needs it.",
     ),
     key(
         "outbox.sweep_order",
@@ -404,6 +416,14 @@ pub(super) const KEYS: &[Key] = &[
         "\"outbox.dlq\"",
         "Where dead letters go of events that have no topic; \"\" keeps them in outboxd.held_event only.",
     ),
+    key(
+        "reconcile.interval",
+        Duration,
+        "\"5m\"",
+        "How often the relay looks for rows that are unsent and that it does not know of: it warns. What is new is read, and 32 MiB of the rest in turn. 0s: never.",
+    ),
+    key("reconcile.heal", Boolean, "false", "Publish such rows, late as they are."),
+    key("reconcile.after", Duration, "\"1m\"", "How long a row may be unsent before it counts."),
     key(
         "admin.listen",
         Text,

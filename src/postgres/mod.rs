@@ -22,7 +22,7 @@ pub use error::Error;
 pub use ident::TableName;
 pub(crate) use ident::{is_slot_name, quote_ident, quote_literal};
 pub use publication::Publication;
-pub use replication::{CreatedSlot, Identity, ReplicationConnection};
+pub use replication::{CreatedSlot, Identity, NewSlot, ReplicationConnection};
 pub use slot::{Blocker, Slot, blockers};
 pub use sql::SqlSession;
 pub use stream::ReplicationStream;

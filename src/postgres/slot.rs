@@ -20,6 +20,9 @@ pub struct Slot {
     /// Whether it vanishes with its session.
     #[serde(default)]
     pub temporary: bool,
+    /// Whether it survives a failover to a standby of the server.
+    #[serde(default)]
+    pub failover: bool,
     /// Whether prepared transactions are decoded early.
     #[serde(default)]
     pub two_phase: bool,

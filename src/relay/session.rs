@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, State, float, wall_clock};
-use super::capture::{Captive, Capture, Captured};
-use super::confirm::Confirmer;
+use super::capture::{Capture, Captive, Captured};
+use super::confirm::{Confirmer, Settlements};
 use super::disposition::{Fate, of_postgres, of_store};
 use super::flow::Flow;
 use super::monitor::Sight;
@@ -79,6 +79,11 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             meters,
             is_draining: false,
         }
+    }
+
+    /// Confirms nothing before the stream has passed its settlement.
+    pub(super) fn wait_for(&mut self, settlements: Settlements) {
+        self.confirmer.wait_for(settlements);
     }
 
     /// Runs until it is told to stop, or `trouble` comes.

@@ -14,6 +14,9 @@ const LARGE: &str = "large::a_row_above_the_limit_stops_the_relay_until_the_limi
 const INTERVAL: &str = "effects::an_acknowledged_event_waits_for_others_as_long_as_is_said";
 const PER_KEY: &str = "effects::events_of_a_key_go_one_by_one_unless_more_are_allowed";
 
+const SURVIVES: &str = "failover::a_slot_can_survive_a_failover_unless_that_is_switched_off";
+const PATROL: &str = "reconcile::a_patrol_warns_of_missed_rows_and_heals_them_where_it_may";
+
 /// Every key, with a test that shows what it does to a relay.
 const KEYS: Evidence = &[
     ("relay.id", SWEEP),
@@ -26,6 +29,8 @@ const KEYS: Evidence = &[
     ("postgres.slot", SWEEP),
     ("postgres.publication", "tables::tables_in_other_schemas_with_quoted_names_work"),
     ("postgres.create", "publication::nothing_is_created_where_that_is_not_allowed"),
+    ("postgres.failover_slot", SURVIVES),
+    ("postgres.on_slot_lost", "recovery::a_relay_that_may_recovers_by_itself"),
     ("outbox.table", "tables::tables_in_other_schemas_with_quoted_names_work"),
     ("outbox.payload_encoding", "mapping::any_text_is_a_payload_where_that_is_said"),
     ("outbox.max_row_bytes", LARGE),
@@ -68,6 +73,9 @@ const KEYS: Evidence = &[
     ("kafka.create_topics", "topics::a_missing_topic_is_created_where_that_is_wanted"),
     ("kafka.partitions", "topics::a_missing_topic_is_created_where_that_is_wanted"),
     ("kafka.replication", "topics::a_topic_that_cannot_be_created_says_why_and_waits_for_somebody"),
+    ("reconcile.interval", "reconcile::a_patrol_reads_what_is_new_and_a_part_of_the_rest"),
+    ("reconcile.heal", PATROL),
+    ("reconcile.after", PATROL),
     ("admin.listen", "admin::off_loopback_there_is_no_api"),
     ("admin.token_file", "operators_http::the_token_opens_what_it_guards"),
     ("admin.hosts", "admin::the_api_answers_to_names_of_its_address_alone"),

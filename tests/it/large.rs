@@ -116,24 +116,3 @@ async fn a_row_above_the_limit_that_is_not_pending_passes_without_being_held() {
     assert_eq!(relay.stop().await, 0);
     small.clear().await;
 }
-
-/// A row above `outbox.max_row_bytes` is refused by its length alone, with a remedy that helps.
-#[tokio::test]
-async fn a_row_above_the_limit_stops_the_relay_until_the_limit_is_raised() {
-    let database = Database::new("too_wide").await;
-    let kafka = Kafka::shared();
-    let topic = unique("too_wide");
-    kafka.create_topic(&topic, 1, &[]).await;
-    let options = RelayOptions::new(&database, &kafka);
-    let mut relay = options.clone().set("outbox.max_row_bytes", "256KiB").start_ready().await;
-    let large = format!(r#"{{"text": "{}"}}"#, "0123456789abcdef".repeat(30_000));
-    let id = database.emit("tested", "a", &topic, &large).await;
-    assert_eq!(relay.wait().await.code(), Some(78));
-    assert!(relay.has_logged("OBX-3003") && relay.has_logged("outbox.max_row_bytes"));
-    let relay = options.start_ready().await;
-    let records = kafka.wait_for(&topic, 1).await;
-    assert_eq!(records[0].event_id(), id);
-    assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
-}

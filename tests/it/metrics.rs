@@ -14,6 +14,8 @@ const WAITING: &str = "metrics::what_waits_is_shown_and_what_may_come_twice_is_c
 const REFUSED: &str = "metrics::what_kafka_refuses_is_counted";
 const SLOT: &str = "danger::a_slot_in_danger_is_shown";
 
+const PATROL: &str = "reconcile::a_patrol_warns_of_missed_rows_and_heals_them_where_it_may";
+
 /// Every metric, with the test that moves it.
 const METRICS: Evidence = &[
     ("batch_size_histogram", FLOW),
@@ -29,6 +31,7 @@ const METRICS: Evidence = &[
     ("outbox_events_published_total", FLOW),
     ("outbox_failed_count", REFUSED),
     ("outbox_memory_bytes", FLOW),
+    ("outbox_missed_events", PATROL),
     ("outbox_new_count", WAITING),
     ("outbox_producer_fatal_total", "danger::a_producer_that_cannot_go_on_is_counted"),
     ("outbox_publish_latency_seconds", FLOW),

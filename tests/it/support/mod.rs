@@ -10,6 +10,7 @@ pub mod records;
 pub mod relay;
 pub mod small;
 pub mod stage;
+pub mod standby;
 pub mod wait;
 pub mod workload;
 

@@ -84,7 +84,12 @@ impl RelayOptions {
 
     /// Starts a relay.
     pub fn start(&self) -> Relay {
-        let mut command = self.command(&["run"]);
+        self.start_with(&["run"])
+    }
+
+    /// Starts a relay with other arguments.
+    pub fn start_with(&self, arguments: &[&str]) -> Relay {
+        let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
