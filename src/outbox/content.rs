@@ -66,11 +66,15 @@ impl Mapper {
         position: Position,
         now: i64,
     ) -> Option<Content<'a>> {
-        if let Some(due) = self.due(values).filter(|due| *due > now) {
+        let scheduled = Row { binding: &self.binding, values }.scheduled();
+        if let Ok(Some(due)) = scheduled
+            && due > now
+        {
             return self.scheduled(values, due);
         }
         let filled = self.fill(values, position);
-        match filled.and_then(|()| self.view(values)) {
+        let envelope = scheduled.and_then(|scheduled| self.view(values, filled?, scheduled));
+        match envelope {
             Ok(envelope) => Some(Content::Envelope(envelope)),
             Err(error) => self.misfit(values, position, error).map(Content::Misfit),
         }
