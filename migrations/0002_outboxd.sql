@@ -160,7 +160,8 @@ END
 $emit$;
 
 -- Publishes an event now, on an operator's word: one that is held, dead letters included, or a
--- pending row that the relay does not know. Gives what the relay is asked for: retry or publish.
+-- pending row that the relay does not know. Gives what the relay is asked for: retry or publish;
+-- or parked, and nothing is asked, where it waits for another event of its key.
 --   SELECT outboxd.retry('018f3c1e-…');
 --   SELECT outboxd.retry(id) FROM public.outbox WHERE aggregate_id = 'o-1' AND status = 'PENDING';
 -- With several relays in the database, say which: relay_id => 'orders'. Another table than the
@@ -194,6 +195,11 @@ BEGIN
                       HINT = 'say it: outboxd.retry(id, relay_id => ''…'')';
         END IF;
         relay_id := relays[1];
+    END IF;
+    SELECT h.reason INTO asked FROM outboxd.held_event h
+    WHERE h.relay_id = relay_id AND h.event_id = id AND h.reason = 'parked';
+    IF FOUND THEN
+        RETURN asked;
     END IF;
     UPDATE outboxd.held_event h
     SET request = CASE h.request WHEN 'publish' THEN h.request ELSE 'retry' END

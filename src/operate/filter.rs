@@ -187,7 +187,8 @@ mod tests {
         assert_eq!(moment("2026-03-01T12:00:00Z"), Ok(at));
         assert_eq!(moment("2026-03-01 12:00:00"), Ok(at));
         assert_eq!(moment("2026-03-01"), Ok(at - Duration::from_secs(12 * 3600)));
-        let ago = SystemTime::now().duration_since(moment("1h 30m").unwrap()).unwrap();
+        let at = moment("1h 30m").unwrap();
+        let ago = SystemTime::now().duration_since(at).unwrap();
         assert!((5400..5410).contains(&ago.as_secs()));
         for wrong in ["", "yesterday", "12:00", "2026-13-01"] {
             assert!(moment(wrong).is_err(), "{wrong}");

@@ -299,6 +299,33 @@ async fn what_cannot_be_done_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_terminal_is_asked_first() {
+    let (database, options) = database("held_ask").await;
+    hold_some(&database).await;
+    let filed = || async { requests(&database).await.len() };
+    let skip = ["events", "skip", "e1", "e2"];
+    for (answer, said, count) in [
+        ("n\n", "nothing was changed", 0),
+        ("\n", "nothing was changed", 0),
+        ("y\n", "skip: 2 events: filed", 2),
+    ] {
+        let (code, shown) = options.at_terminal(&skip, answer);
+        assert_eq!(code, 0, "{shown}");
+        assert!(shown.contains("skip 2 events? [y/N]") && shown.contains(said), "{shown}");
+        assert_eq!(filed().await, count, "{answer:?}");
+    }
+    let (_, shown) = options.at_terminal(&["pause"], "n\n");
+    assert!(shown.contains("pause relay \"outboxd\"? [y/N]"), "{shown}");
+    assert_eq!(database.count("SELECT count(*) FROM outboxd.relay").await, 0);
+    for command in [&["pause", "--yes"][..], &["dlq", "discard", "--all", "--yes"]] {
+        let (code, shown) = options.at_terminal(command, "");
+        assert_eq!((code, shown.contains("[y/N]")), (0, false), "{shown}");
+    }
+    assert_eq!(filed().await, 4);
+    clear(database).await;
+}
+
+#[tokio::test]
 async fn a_pause_is_durable_told_and_noted() {
     let (database, options) = database("held_pause").await;
     let mut relay = StandIn::listen(&database).await;

@@ -214,7 +214,12 @@ async fn a_paused_topic_waits_and_others_go_on() {
     let scene = Scene::new("e2e_topic", 5).await;
     let other = unique("e2e_other");
     scene.small.kafka.create_topic(&other, 1, &[]).await;
-    scene.json(&["pause", "--topic", &scene.small.topic]);
+    let Scene { small, options, relay } = scene;
+    assert_eq!(relay.stop().await, 0);
+    // Of a single topic a relay does not show that it heeds the pause; one that starts does.
+    let (code, _, said) = options.command_output(&["pause", "--topic", &small.topic]);
+    assert_eq!(code, 0, "{said}");
+    let scene = Scene { relay: options.start_ready().await, small, options };
     let first = scene.small.emit("k", 1).await;
     let second = scene.small.database.emit("tested", "k", &other, "{}").await;
     scene.small.wait_for_sent(1).await;

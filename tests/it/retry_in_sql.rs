@@ -51,6 +51,11 @@ async fn what_is_held_is_tried_again() {
     let audit = "SELECT count(*) FROM outboxd.audit WHERE actor = session_user AND action = 'retry' \
                  AND relay_id = 'outboxd' AND target IN ('e1', 'e2', 'e3')";
     assert_eq!(database.count(audit).await, 3);
+    // What it waits for has to be retried.
+    hold(&database, "outboxd", "e4", "parked", "k").await;
+    assert_eq!(retry(&database, "'e4'").await, "parked");
+    assert_eq!(held(&database, "e4").await.1, None);
+    assert!(relay.heard_nothing().await);
     // Nothing of it happened if the transaction did not.
     database.execute("BEGIN; SELECT outboxd.retry('e1'); ROLLBACK").await;
     assert_eq!(database.count(audit).await, 3);

@@ -82,6 +82,23 @@ impl RelayOptions {
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
 
+    /// Runs a command at a terminal where somebody types `answer`: exit code, and what is shown.
+    pub fn at_terminal(&self, arguments: &[&str], answer: &str) -> (i32, String) {
+        use std::io::Write as _;
+        let words = [&[env!("CARGO_BIN_EXE_outboxd")], arguments].concat();
+        let mut command = Command::new("script");
+        command.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(&self.directory);
+        command.envs(self.environment.iter().cloned());
+        let mut running = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("util-linux's script");
+        running.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let output = running.wait_with_output().unwrap();
+        (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+    }
+
     /// Starts a relay.
     pub fn start(&self) -> Relay {
         self.start_with(&["run"])
