@@ -218,7 +218,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         }
         let Publisher { window, aside, .. } = &mut self.publisher;
         if self.is_helds_turn {
-            self.held.start(&mut self.publisher, wall);
+            self.held.start(&mut self.publisher, now, wall);
             if self.held.running.is_none() {
                 let Publisher { window, aside, .. } = &mut self.publisher;
                 self.settler.start(window, aside, now, at_once);
@@ -226,7 +226,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         } else {
             self.settler.start(window, aside, now, at_once);
             if !self.settler.is_busy() {
-                self.held.start(&mut self.publisher, wall);
+                self.held.start(&mut self.publisher, now, wall);
             }
         }
         self.is_helds_turn = self.settler.is_busy();
@@ -273,7 +273,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         }
         let show = self.shown.filter(|_| self.is_stale).map(|(at, _)| at + SHOW_EVERY);
         let settle = self.settler.next_due().filter(|_| self.held.running.is_none());
-        let dues = [self.publisher.next_due(), settle, self.held_due(), show];
+        let locked = self.held.locked_until;
+        let dues = [self.publisher.next_due(), settle, self.held_due(), locked, show];
         let due = dues.into_iter().flatten().min();
         let clock = async {
             match due {
@@ -325,7 +326,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 }
             }
             Woken::Redeemed(redeemed) => {
-                let followed = self.held.complete(redeemed, &mut self.publisher);
+                let followed = self.held.complete(redeemed, &mut self.publisher, now);
                 let followed = followed.map_err(|error| of_store(&error))?;
                 if followed.deferred > 0 {
                     self.settler.catch_up_soon(now + Duration::from_secs(1));

@@ -59,6 +59,8 @@ pub(super) struct HeldWay<T> {
     on_the_way: usize,
     bytes_on_the_way: u64,
     pub(super) changes: Vec<Change>,
+    /// Until then somebody may have some of them locked.
+    pub(super) locked_until: Option<Instant>,
     pub(super) schedule: Schedule,
     /// What operators asked for of events that are on their way.
     pub(super) requests: VecDeque<(HeldEntry, Request)>,
@@ -134,6 +136,7 @@ impl<T> HeldWay<T> {
             on_the_way: 0,
             bytes_on_the_way: 0,
             changes: Vec::new(),
+            locked_until: None,
             schedule: Schedule::default(),
             requests: VecDeque::new(),
             has_orders: false,
@@ -342,10 +345,14 @@ impl<T> HeldWay<T> {
         }
         let own = known.topic.and_then(|topic| publisher.topics.name(topic));
         let name = match own {
+            Some(_) if self.dead_letter.topic.is_empty() => return Destination::Nowhere,
             Some(own) => self.dead_letter.topic.replace("{topic}", own),
             None => self.dead_letter.default.clone(),
         };
-        publisher.topic(&name, now).map_or(Destination::Nowhere, Destination::Topic)
+        // A name can be too long with what is added to it.
+        let topic = publisher.topic(&name, now);
+        let topic = topic.or_else(|| publisher.topic(&self.dead_letter.default, now));
+        topic.map_or(Destination::Nowhere, Destination::Topic)
     }
 
     /// It waits for its topic; its lane does not move.
@@ -620,10 +627,19 @@ impl<T> HeldWay<T> {
         }
     }
 
-    /// An operator wants it tried from the beginning.
-    pub(super) fn try_anew(&mut self, ordinal: Ordinal, wall: Moment) {
+    /// An operator wants it tried from the beginning, with whatever its topic takes by now.
+    pub(super) fn try_anew<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) {
         self.forget_standing(ordinal);
         if let Some(known) = self.events.get_mut(&ordinal) {
+            if let Some(topic) = known.topic {
+                publisher.topics.doubt(topic, now);
+            }
             known.hold = Hold { due: Some(wall), ..Hold::waiting(Reason::Retry) };
             known.redelivery = true;
             self.lanes.put_back(known.lane, ordinal, Some(wall));

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::held::{HeldWay, Stage};
 use super::publish::Publisher;
+use super::trial::OnExhausted;
 use crate::ack::{Moment, Ordinal};
 use crate::sink::Sink;
 use crate::status::{Became, Change, HeldEntry, Hold, Reason, Request, Verdict};
@@ -42,7 +43,7 @@ impl<T> HeldWay<T> {
         match (known.map(|known| known.stage), entry.hold.reason, request) {
             (Some(Stage::Goes { .. } | Stage::Through), ..) => return false,
             (Some(Stage::Waits), _, Request::Retry) => {
-                self.try_anew(entry.ordinal, wall);
+                self.try_anew(entry.ordinal, publisher, now, wall);
                 self.change(entry, Became::Again(wall));
             }
             (Some(Stage::Waits), _, Request::Skip) => {
@@ -50,8 +51,19 @@ impl<T> HeldWay<T> {
                 self.change(entry, Became::Removed(Verdict::Skipped));
             }
             (Some(Stage::Waits), _, Request::Unblock) => {
-                self.freeze(entry.ordinal);
-                let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..entry.hold.clone() };
+                let hold = Hold { exhausted: true, ..entry.hold.clone() };
+                let hold = match publisher.retry.on_exhausted {
+                    OnExhausted::DeadLetter => {
+                        let hold = Hold { reason: Reason::Retry, due: Some(wall), ..hold };
+                        self.exhaust(entry.ordinal, wall);
+                        hold
+                    }
+                    // Where nothing goes to dead-letter topics, this does not either.
+                    OnExhausted::Block => {
+                        self.freeze(entry.ordinal);
+                        Hold { reason: Reason::Dead, due: None, ..hold }
+                    }
+                };
                 self.change(entry, Became::Held(hold));
             }
             (None, Reason::Dead, Request::Retry) => {
@@ -62,6 +74,7 @@ impl<T> HeldWay<T> {
                 let hold = Hold { due: Some(wall), ..Hold::waiting(Reason::Retry) };
                 let entry = HeldEntry { hold, redelivery: true, ..entry.clone() };
                 self.restore(entry.clone(), publisher, now);
+                self.try_anew(entry.ordinal, publisher, now, wall);
                 self.change(&entry, Became::Again(wall));
             }
             (None, Reason::Dead, Request::Discard) => {
@@ -88,6 +101,15 @@ impl<T> HeldWay<T> {
     fn change(&mut self, entry: &HeldEntry, became: Became) {
         let (ordinal, id, xid) = (entry.ordinal, entry.id.clone(), entry.xid);
         self.changes.push(Change { ordinal, id, xid, became, answers: true });
+    }
+
+    /// The event has no attempt left: its dead letter is due.
+    fn exhaust(&mut self, ordinal: Ordinal, wall: Moment) {
+        self.forget_standing(ordinal);
+        if let Some(known) = self.events.get_mut(&ordinal) {
+            known.hold.exhausted = true;
+            self.lanes.put_back(known.lane, ordinal, Some(wall));
+        }
     }
 
     /// The event does not go any more; its lane waits until that is durable.

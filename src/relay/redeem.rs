@@ -5,6 +5,9 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::held::HeldWay;
 use super::publish::Publisher;
@@ -17,6 +20,8 @@ use crate::status::{
 
 /// Events whose bodies are loaded at once.
 const BODIES_AT_ONCE: usize = 200;
+/// What somebody has locked is tried again after this.
+const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 /// Changes that are made durable at once.
 const CHANGES_AT_ONCE: usize = 1000;
 
@@ -63,7 +68,12 @@ pub(super) struct Followed {
 
 impl<T: StatusStore + 'static> HeldWay<T> {
     /// Starts the next thing that is to be done with the store, if there is one.
-    pub(super) fn start<S: Sink>(&mut self, publisher: &mut Publisher<S>, wall: Moment) {
+    pub(super) fn start<S: Sink>(
+        &mut self,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) {
         if self.running.is_some() {
             return;
         }
@@ -74,7 +84,8 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         }
         if std::mem::take(&mut self.has_orders) {
             self.running = Some(Running::Orders(Box::pin(async move { store.orders().await })));
-        } else if !self.changes.is_empty() {
+        } else if !self.changes.is_empty() && self.locked_until.is_none_or(|until| until <= now) {
+            self.locked_until = None;
             let count = self.changes.len().min(CHANGES_AT_ONCE);
             let changes: Vec<Change> = self.changes.drain(..count).collect();
             let (given, swept) = (changes.clone(), self.swept);
@@ -122,14 +133,25 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         &mut self,
         redeemed: Redeemed,
         publisher: &mut Publisher<S>,
+        now: Instant,
     ) -> Result<Followed, StoreError> {
         let running = self.running.take();
         let mut followed = Followed::default();
         match (redeemed, running) {
             (Redeemed::Redeem(result), Some(Running::Redeem(changes, _))) => {
-                followed.deferred = result?.deferred;
-                for change in &changes {
-                    self.redeemed(change, publisher);
+                let settled = result?;
+                followed.deferred = settled.deferred;
+                let mut locked = Vec::new();
+                for change in changes {
+                    if settled.ordinals.contains(&change.ordinal) {
+                        locked.push(change);
+                    } else {
+                        self.redeemed(&change, publisher);
+                    }
+                }
+                if !locked.is_empty() {
+                    self.locked_until = Some(now + LOCKED_PAUSE);
+                    self.changes.splice(0..0, locked);
                 }
             }
             (Redeemed::Load(result), Some(Running::Load(asked, _))) => {

@@ -66,6 +66,9 @@ struct Running {
 struct CatchUp {
     due: Option<Instant>,
     wait: Duration,
+    /// Whether a pass has begun, and what is to be written may lie behind it.
+    is_under_way: bool,
+    again: bool,
     running: Option<Work<Result<CaughtUp, StoreError>>>,
 }
 
@@ -89,7 +92,13 @@ impl<T: StatusStore + 'static> Settler<T> {
             running: None,
             spare: Batch::default(),
             // An earlier run may have left some.
-            catch_up: CatchUp { due: Some(now), wait: CATCH_UP_AFTER, running: None },
+            catch_up: CatchUp {
+                due: Some(now),
+                wait: CATCH_UP_AFTER,
+                is_under_way: false,
+                again: false,
+                running: None,
+            },
             meters,
         }
     }
@@ -171,6 +180,7 @@ impl<T: StatusStore + 'static> Settler<T> {
     fn start_catching_up(&mut self, now: Instant) {
         if self.catch_up.running.is_none() && self.catch_up.due.is_some_and(|due| due <= now) {
             self.catch_up.due = None;
+            self.catch_up.is_under_way = true;
             let store = Rc::clone(&self.store);
             self.catch_up.running = Some(Box::pin(async move { store.catch_up().await }));
         }
@@ -213,6 +223,7 @@ impl<T: StatusStore + 'static> Settler<T> {
 
     /// Catches up on deferred statuses and on failures that rows do not show, soon.
     pub(super) fn catch_up_soon(&mut self, now: Instant) {
+        self.catch_up.again |= self.catch_up.is_under_way;
         let due = self.catch_up.due.get_or_insert(now);
         *due = (*due).min(now);
     }
@@ -233,9 +244,17 @@ impl<T: StatusStore + 'static> Settler<T> {
                 self.catch_up.running = None;
                 match result? {
                     CaughtUp::Partly => self.catch_up.due = Some(now + CATCH_UP_PAUSE),
-                    CaughtUp::All { left: 0 } => self.catch_up.wait = CATCH_UP_AFTER,
-                    CaughtUp::All { .. } => {
-                        self.catch_up.due = Some(now + self.catch_up.wait);
+                    CaughtUp::All { left } => {
+                        self.catch_up.is_under_way = false;
+                        if std::mem::take(&mut self.catch_up.again) {
+                            self.catch_up.due = Some(now);
+                        } else if left > 0 {
+                            self.catch_up.due = Some(now + self.catch_up.wait);
+                        }
+                        if left == 0 {
+                            self.catch_up.wait = CATCH_UP_AFTER;
+                            return Ok(run);
+                        }
                         self.catch_up.wait = (self.catch_up.wait * 2).min(CATCH_UP_AFTER_MAX);
                     }
                 }

@@ -74,8 +74,17 @@ pub(super) const HOLD: &str = "\
      RETURNING event_id, ordinal";
 
 /// Those of `$2` ids that were scheduled are through.
-pub(super) const CAME_DUE: &str =
-    "DELETE FROM outboxd.held_event WHERE relay_id = $1 AND event_id = ANY ($2)";
+/// What somebody has locked stays, and is found to be sent when it comes due again.
+pub(super) const CAME_DUE: &str = "DELETE FROM outboxd.held_event WHERE ctid = ANY (ARRAY( \
+     SELECT ctid FROM outboxd.held_event WHERE relay_id = $1 AND event_id = ANY ($2) \
+     FOR UPDATE SKIP LOCKED))";
+
+/// Locks what it can of `$2` numbers, and gives the others that are there.
+pub(super) const LOCK: &str = "\
+     WITH locked AS (SELECT ordinal FROM outboxd.held_event \
+        WHERE relay_id = $1 AND ordinal = ANY ($2) FOR UPDATE SKIP LOCKED) \
+     SELECT ordinal FROM outboxd.held_event WHERE relay_id = $1 AND ordinal = ANY ($2) \
+     EXCEPT SELECT ordinal FROM locked";
 
 /// The relay's row, locked, if the place is still ours: `$1` relay, `$2` epoch.
 pub(super) const GUARD: &str =

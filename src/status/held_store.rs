@@ -42,7 +42,11 @@ pub(super) async fn hold(
     let indexes: Vec<i64> =
         chosen.iter().map(|event| i64::from(event.position.index)).collect();
     let reasons: Vec<&str> = chosen.iter().map(|event| event.hold.reason.name()).collect();
-    let types = column(|event| event.content.event_type.as_deref());
+    // A member of a payload can hold what no text of PostgreSQL can.
+    let types: Vec<Option<String>> = chosen
+        .iter()
+        .map(|event| event.content.event_type.as_deref().map(|word| word.replace('\0', "")))
+        .collect();
     let topics = column(|event| event.content.parcel.topic.as_deref());
     let keys: Vec<Option<&[u8]>> =
         chosen.iter().map(|event| event.content.parcel.key.as_deref()).collect();

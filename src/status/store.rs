@@ -17,7 +17,7 @@ use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Statement};
 
 use super::batch::EventIds;
-use super::held_sql::{FailureColumns, GUARD, UNWRITTEN};
+use super::held_sql::{FailureColumns, GUARD, LOCK, UNWRITTEN};
 use super::held_store::{self as held, RowSource};
 use super::sql::{DEFERRED, IS_AT, Target};
 use super::{
@@ -248,13 +248,26 @@ impl PgStatusStore {
         if ours.map_err(Error::from)?.is_none() {
             return Err(StoreError::Fenced);
         }
+        // An operator's transaction can have some of them locked, for as long as it likes.
+        let ordinals: Vec<Ordinal> = changes.iter().map(|change| change.ordinal).collect();
+        let locked = self.client().query(LOCK, &[&self.relay_id, &ordinals]).await;
+        let locked: Vec<Ordinal> =
+            locked.map_err(Error::from)?.iter().map(|row| row.get(0)).collect();
+        let free: Vec<Change>;
+        let changes = if locked.is_empty() {
+            changes
+        } else {
+            let is_free = |change: &&Change| !locked.contains(&change.ordinal);
+            free = changes.iter().filter(is_free).cloned().collect();
+            &free
+        };
         let mut sent = EventIds::default();
         for change in changes.iter().filter(|change| change.became == Became::Sent) {
             sent.push(&change.id, change.xid);
         }
         let deferred = self.write_statuses(target, &sent).await?;
         held::keep_books(self.client(), &self.relay_id, changes, self.shows_failures()).await?;
-        Ok(Settled { deferred, ordinals: Vec::new() })
+        Ok(Settled { deferred, ordinals: locked })
     }
 
     /// `COMMIT` of a transaction that has failed rolls back and reports no error.

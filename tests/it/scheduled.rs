@@ -35,7 +35,10 @@ async fn a_scheduled_event_goes_within_100_ms_of_its_time_and_blocks_nobody() {
     }
     let at_once = small.emit("a", 100).await;
     wait_until_held(&small, 5).await;
-    assert_eq!(relay.status().await["held"]["scheduled"], 5);
+    eventually("the status to say so", SOON, || async {
+        relay.status().await["held"]["scheduled"] == 5
+    })
+    .await;
     small.database.wait_until_confirmed(&small.database.name).await;
     let records = small.kafka.wait_for(&small.topic, 7).await;
     let order: Vec<&str> = records.iter().skip(1).map(|record| record.event_id()).collect();
