@@ -154,7 +154,7 @@ async fn give_up(
     } else {
         println!("there is no slot \"{}\"", config.slot);
     }
-    println!("forgot position {} of relay \"{}\"", row.position, config.id);
+    println!("forgot the position {} of relay \"{}\"", row.position, config.id);
     Ok(())
 }
 

@@ -171,7 +171,7 @@ mod tests {
         let mut confirmer = Confirmer::new(None, now);
         confirmer.wait_for(Settlements::new(questions, answers));
         confirmer.received(lsn(5));
-        let mut confirmed = |confirmer: &mut Confirmer, watermark| {
+        let confirmed = |confirmer: &mut Confirmer, watermark| {
             confirmer.feedback(lsn(watermark), now, 0).confirmed
         };
         assert_eq!(confirmed(&mut confirmer, 5), Lsn::INVALID);

@@ -259,14 +259,14 @@ impl Place {
             "the stream is given up: a new slot is made, and unsent rows are swept"
         );
         let (client, epoch) = (&self.writer.client, self.row.epoch);
-        let detail = serde_json::json!({"code": failure.code.to_string(), "policy": "recover"});
-        let audited = RelayRow::audit(client, &config.id, "slot recover", &detail).await;
-        audited.map_err(|error| of_postgres(&error, "recover the slot"))?;
         let sweep = SweepState::Incomplete;
         let given_up = give_up_stream(client, &config.id, epoch, name, sweep).await;
         if !given_up.map_err(|error| of_postgres(&error, "recover the slot"))? {
             return Err(Fate::StandBy(fenced(config)));
         }
+        let detail = serde_json::json!({"code": failure.code.to_string(), "policy": "recover"});
+        let audited = RelayRow::audit(client, &config.id, "slot recover", &detail).await;
+        audited.map_err(|error| of_postgres(&error, "recover the slot"))?;
         found.slot = None;
         self.row = RelayRow {
             epoch,
