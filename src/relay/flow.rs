@@ -14,6 +14,7 @@ use super::disposition::{Fate, of_map, of_store};
 use super::publish::Publisher;
 use super::settle::{Finished, SettleConfig, Settler};
 use crate::ack::{Limits, Seq};
+use crate::failpoint;
 use crate::lsn::Position;
 use crate::metrics::Meters;
 use crate::sink::Sink;
@@ -69,6 +70,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     /// Takes on an event.
     pub(super) fn put(&mut self, captive: &Captive<'_>, now: Instant) -> Result<(), Fate> {
         let Captive { envelope, position, xid, committed } = captive;
+        failpoint::pass("after_read");
         tracing::debug!(
             lsn = %position.commit,
             event_id = envelope.id,
@@ -98,6 +100,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         let (settler, meters, totals) = (&self.settler, &self.meters, &mut self.totals);
         let timed = &mut self.timed;
         self.publisher.advance(now, |seq| {
+            failpoint::pass("after_ack");
             totals.published += 1;
             if let Some(times) = settler.times(seq) {
                 meters.publish_latency.record(seconds(wall - times.committed));

@@ -20,6 +20,7 @@ use super::preflight::{Outbox, preflight, synchronous_standby};
 use super::session::{Before, End, Session};
 use super::sweep::{Sweep, SweepPlan, Swept};
 use super::{RelayConfig, STANDBY_WAIT, Start, fenced};
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
@@ -145,6 +146,7 @@ impl Place {
                 return Ok(End::Stopped { drained });
             }
         };
+        failpoint::pass("after_sweep");
         set_up.remember(&identity, &fingerprint).await?;
         let connection = set_up.connection;
         let stream = connection.start(&config.slot, &config.publication).await;
@@ -287,7 +289,10 @@ impl SetUp<'_> {
             let client = &self.control.client;
             let stopped = async { drop(stop.wait_for(|stop| *stop != Stop::No).await) };
             match create_slot(client, &mut self.connection, &self.config.slot, stopped).await? {
-                Some(created) => Some(created.snapshot),
+                Some(created) => {
+                    failpoint::pass("after_slot");
+                    Some(created.snapshot)
+                }
                 None => return Ok(Swept::Stopped),
             }
         };

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::disposition::{Fate, RecordFate, of_sink};
 use super::topics::{TopicId, Topics};
 use crate::ack::{Lane, Limits, Seq, Window};
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::lsn::Position;
 use crate::metrics::{Meters, count_error};
@@ -136,6 +137,7 @@ impl<S: Sink> Publisher<S> {
             && let Some(info) = self.topics.info(topic)
         {
             record.partition = placement.partition(info.partitions);
+            failpoint::pass("before_produce");
             match self.sink.send(&record, admitted.seq) {
                 Ok(()) => return Ok(admitted.seq),
                 Err(SendError::Full) => {}
@@ -183,6 +185,7 @@ impl<S: Sink> Publisher<S> {
             };
             let mut record = waiting.parcel.record(topic, waiting.alone);
             record.partition = waiting.placement.partition(info.partitions);
+            failpoint::pass("before_produce");
             match self.sink.send(&record, seq) {
                 Err(SendError::Full) => return,
                 Ok(()) => {

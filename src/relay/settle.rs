@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ack::{Prefix, Seq, Window};
+use crate::failpoint;
 use crate::lsn::Position;
 use crate::metrics::Meters;
 use crate::status::{Batch, CaughtUp, EventQueue, EventTimes, Settled, StatusStore, StoreError};
@@ -147,7 +148,9 @@ impl<T: StatusStore + 'static> Settler<T> {
         batch.swept = self.swept;
         let store = Rc::clone(&self.store);
         let work = Box::pin(async move {
+            failpoint::pass("before_settle");
             let result = store.settle(&batch).await;
+            failpoint::pass("after_settle");
             (batch, result)
         });
         self.running = Some(Running { prefix, started: now, work });

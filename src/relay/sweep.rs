@@ -19,6 +19,7 @@ use super::board::{Board, State, wall_clock};
 use super::capture::Captive;
 use super::disposition::{Fate, of_bind, of_map, of_postgres};
 use super::flow::Flow;
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
 use crate::outbox::columns::{Field, LayoutColumn};
@@ -211,6 +212,7 @@ impl Sweep {
                 format!("event {}, older than the slot, is scheduled for later", envelope.id);
             return Err(Fate::Halt(Failure::new(Code::Scheduled, text)));
         }
+        failpoint::pass("in_sweep");
         self.count += 1;
         flow.put(&Captive { envelope, position: self.position, xid: 0, committed: wall }, now)
     }

@@ -18,6 +18,7 @@ use tokio_postgres::{Client, Statement};
 use super::batch::EventIds;
 use super::sql::{DEFERRED, IS_AT, Target};
 use super::{Batch, CaughtUp, Settled, StatusStore, StoreError};
+use crate::failpoint;
 use crate::lsn::Position;
 use crate::outbox::columns::LayoutColumn;
 use crate::outbox::status::StatusMap;
@@ -119,6 +120,7 @@ impl PgStatusStore {
         self.execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await?;
         match self.write_parts(target, batch).await {
             Ok(settled) => {
+                failpoint::pass("before_settle_commit");
                 self.execute("COMMIT").await?;
                 self.prove(batch).await?;
                 Ok(settled)

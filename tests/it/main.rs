@@ -23,6 +23,7 @@ mod deferred;
 mod demo;
 mod doctor;
 mod effects;
+mod failpoints;
 mod happy_path;
 mod kafka_outage;
 mod keepalive;
