@@ -33,6 +33,7 @@ mod mapping;
 mod metrics;
 mod negative_control;
 mod postgres_outage;
+mod proxies;
 mod publication;
 mod records;
 mod resumption;

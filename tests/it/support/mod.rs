@@ -5,6 +5,8 @@ pub mod certificates;
 pub mod checker;
 pub mod database;
 pub mod evidence;
+pub mod kafka_proxy;
+pub mod proxy;
 pub mod records;
 pub mod relay;
 pub mod small;
