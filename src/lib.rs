@@ -8,6 +8,7 @@
 //! | words | [`lsn`] | positions in the WAL; an event's place in the order of commits |
 //! | | [`failure`] | codes, and what people are told |
 //! | | `metrics` | every metric, named once |
+//! | | `failpoint` | where tests let the process die |
 //! | | `shutdown` | being told to stop |
 //! | pure | [`pgoutput`] | replication messages: bytes in, transactions out |
 //! | | `outbox` | rows become envelopes: column and status maps, routing, formats |
@@ -36,6 +37,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "relay")]
 pub mod demo;
+#[cfg(feature = "relay")]
+pub mod failpoint;
 pub mod failure;
 pub mod lsn;
 #[cfg(feature = "relay")]

@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::complain;
 use crate::admin::{self, Pages};
 use crate::config::{Config, LogConfig, LogFormat, Sources};
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::metrics::{BATCH_BUCKETS, BATCH_SIZE, SECONDS_BUCKETS, show_build};
 use crate::postgres;
@@ -29,6 +30,9 @@ pub(super) fn run(sources: &Sources, takeover: bool) -> ExitCode {
     };
     config.relay.takeover = takeover;
     init_log(config.log);
+    if let Err(text) = failpoint::arm() {
+        return end_with(&Failure::new(Code::Config, text));
+    }
     let metrics = match init_metrics() {
         Ok(metrics) => metrics,
         Err(failure) => return end_with(&failure),

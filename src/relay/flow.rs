@@ -19,6 +19,7 @@ use super::redeem::Redeemed;
 use super::settle::{Finished, Settler};
 use super::{FlowConfig, misfit};
 use crate::ack::Seq;
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::lsn::Position;
 use crate::metrics::Meters;
@@ -100,6 +101,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     /// Takes on an event.
     pub(super) fn put(&mut self, captive: &Captive<'_>, now: Instant) -> Result<(), Fate> {
         let Captive { content, position, xid, committed } = captive;
+        failpoint::pass("after_read");
         let (id, occurred) = match content {
             Content::Envelope(envelope) => {
                 let arrival = Arrival { position: *position, ..Arrival::default() };
@@ -179,6 +181,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         let (settler, meters, totals) = (&self.settler, &self.meters, &mut self.totals);
         let timed = &mut self.timed;
         self.publisher.advance(now, |seq| {
+            failpoint::pass("after_ack");
             totals.published += 1;
             if let Some(times) = settler.times(seq) {
                 meters.publish_latency.record(seconds(wall - times.committed));

@@ -27,6 +27,7 @@ use super::session::{Before, End, Session};
 use super::sweep::{Sweep, SweepPlan, Swept};
 use super::takeover::take_over;
 use super::{RelayConfig, STANDBY_WAIT, Start, fenced};
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
 use crate::metrics::Meters;
@@ -182,6 +183,7 @@ impl Place {
                 return Ok(End::Stopped { drained });
             }
         };
+        failpoint::pass("after_sweep");
         set_up.remember(&identity, &fingerprint).await?;
         let connection = set_up.connection;
         let stream = connection.start(&config.slot, &config.publication).await;
@@ -375,7 +377,10 @@ impl SetUp<'_> {
             let new = self.config.new_slot(self.place.facts.version);
             let stopped = async { drop(stop.wait_for(|stop| *stop != Stop::No).await) };
             match create_slot(client, &mut self.connection, new, stopped).await? {
-                Some(created) => Some(created.snapshot),
+                Some(created) => {
+                    failpoint::pass("after_slot");
+                    Some(created.snapshot)
+                }
                 None => return Ok(Swept::Stopped),
             }
         };

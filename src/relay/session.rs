@@ -15,6 +15,7 @@ use super::confirm::{Confirmer, Settlements};
 use super::disposition::{Fate, of_postgres, of_store};
 use super::flow::Flow;
 use super::monitor::Sight;
+use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
 use crate::pgoutput::POSTGRES_EPOCH_MICROS;
@@ -276,11 +277,15 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let watermark = self.flow.publisher.window.watermark();
         let time = wall_clock() - POSTGRES_EPOCH_MICROS;
         let feedback = self.confirmer.feedback(watermark, Instant::now(), time);
-        self.stream.send(feedback).await.map_err(|error| of_postgres(&error, "send feedback"))
+        failpoint::pass("before_confirm");
+        let sent = self.stream.send(feedback).await;
+        failpoint::pass("after_confirm");
+        sent.map_err(|error| of_postgres(&error, "send feedback"))
     }
 
     /// The last word: what is settled is confirmed, then the stream and the sink are closed.
     async fn finish(mut self, end: End, board: &mut Board) -> End {
+        failpoint::pass("in_shutdown");
         let told = match &end {
             End::Stopped { .. } => self.feed_back().await.is_ok(),
             End::Failed(_) => false,

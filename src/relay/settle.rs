@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::aside::{Aside, Leaving};
 use crate::ack::{Prefix, Seq, Window};
+use crate::failpoint;
 use crate::lsn::Position;
 use crate::metrics::Meters;
 use crate::status::{
@@ -171,7 +172,9 @@ impl<T: StatusStore + 'static> Settler<T> {
         let came_due = batch.came_due.len() as u64;
         let store = Rc::clone(&self.store);
         let work = Box::pin(async move {
+            failpoint::pass("before_settle");
             let result = store.settle(&batch).await;
+            failpoint::pass("after_settle");
             (batch, result)
         });
         self.running = Some(Running { prefix, started: now, leaving, came_due, work });

@@ -20,6 +20,7 @@ use super::capture::{Captive, content_of, of_no_id};
 use super::disposition::{Fate, of_bind, of_postgres};
 use super::flow::Flow;
 use super::unsent::Unsent;
+use crate::failpoint;
 use crate::lsn::{Lsn, Position};
 use crate::outbox::Mapper;
 use crate::postgres::{Error, SqlSession, quote_ident, quote_literal};
@@ -181,6 +182,7 @@ impl Sweep {
         let Some(content) = content_of(&mut self.mapper, &mut values, position, wall, max) else {
             return Err(of_no_id("an event older than the slot", None));
         };
+        failpoint::pass("in_sweep");
         self.count += 1;
         flow.put(&Captive { content, position, xid: 0, committed: wall }, now)
     }

@@ -25,6 +25,7 @@ use super::{
     StoreError,
 };
 use crate::ack::{Moment, Ordinal};
+use crate::failpoint;
 use crate::lsn::Position;
 use crate::outbox::columns::LayoutColumn;
 use crate::outbox::status::StatusMap;
@@ -144,6 +145,7 @@ impl PgStatusStore {
         self.execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await?;
         match work.await {
             Ok(done) => {
+                failpoint::pass("before_settle_commit");
                 self.execute("COMMIT").await?;
                 Ok(done)
             }

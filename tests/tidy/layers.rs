@@ -3,8 +3,9 @@
 use crate::source::{File, Problems, mentions, product};
 
 /// What each module may import, from the bottom up.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     // Words.
+    ("failpoint", &[]),
     ("failure", &[]),
     ("lsn", &[]),
     ("metrics", &[]),
@@ -17,13 +18,23 @@ const LAYERS: [(&str, &[&str]); 12] = [
     // Edges.
     ("postgres", &["lsn", "outbox", "pgoutput"]),
     ("sink", &["ack", "outbox"]),
-    ("status", &["ack", "failure", "lsn", "outbox", "postgres", "sink"]),
+    ("status", &["ack", "failpoint", "failure", "lsn", "outbox", "postgres", "sink"]),
     // Verbs.
     (
         "relay",
         &[
-            "ack", "failure", "lsn", "metrics", "outbox", "pgoutput", "postgres", "retry",
-            "shutdown", "sink", "status",
+            "ack",
+            "failpoint",
+            "failure",
+            "lsn",
+            "metrics",
+            "outbox",
+            "pgoutput",
+            "postgres",
+            "retry",
+            "shutdown",
+            "sink",
+            "status",
         ],
     ),
 ];
@@ -65,7 +76,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("pgwire_replication", &["postgres"]),
     ("postgres_protocol", &["postgres"]),
     ("rdkafka", &["demo", "sink"]),
-    ("std::env", &["config", "demo"]),
+    ("std::env", &["config", "demo", "failpoint"]),
     ("std::process::exit", &[]),
     ("tokio_rustls", &["postgres"]),
     ("tokio_postgres", &["demo", "operate", "postgres", "relay", "status"]),

@@ -6,6 +6,8 @@ pub mod checker;
 pub mod database;
 pub mod evidence;
 pub mod held;
+pub mod kafka_proxy;
+pub mod proxy;
 pub mod records;
 pub mod relay;
 pub mod small;
