@@ -21,6 +21,7 @@ use super::schedule::Schedule;
 use super::topics::TopicId;
 use super::trial::{OnExhausted, micros};
 use crate::ack::{HeldLanes, Lane, Moment, Ordinal};
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
 use crate::outbox::{HeaderList, Placement};
@@ -444,6 +445,7 @@ impl<T> HeldWay<T> {
             return false;
         };
         if known.hold.exhausted {
+            failpoint::pass("in_dead_letter");
             self.meters.dead_letters.increment(1);
             self.bury(ordinal, publisher);
             return false;

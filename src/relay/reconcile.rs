@@ -3,7 +3,7 @@
 //! A row that is merely not read yet is no such row. What tells them apart is a place in the WAL: a
 //! row that a snapshot sees was committed before the WAL was flushed up to where it is after that
 //! snapshot. Once that place is confirmed, everything before it is settled, and the statuses show.
-//! What is unsent still, and neither held nor in the ledger, was missed (docs/adr/0021).
+//! What is unsent still, and neither held nor in the ledger, was missed (docs/adr/0014).
 
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;

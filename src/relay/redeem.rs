@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::held::HeldWay;
 use super::publish::Publisher;
 use crate::ack::{Moment, Ordinal};
+use crate::failpoint;
 use crate::sink::Sink;
 use crate::status::{
     Became, Change, DueRow, HeldBody, HeldEntry, Hold, Orders, Reason, Settled, StatusStore,
@@ -89,7 +90,12 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             let count = self.changes.len().min(CHANGES_AT_ONCE);
             let changes: Vec<Change> = self.changes.drain(..count).collect();
             let (given, swept) = (changes.clone(), self.swept);
-            let work = Box::pin(async move { store.redeem(&given, swept).await });
+            let work = Box::pin(async move {
+                failpoint::pass("before_redeem");
+                let done = store.redeem(&given, swept).await;
+                failpoint::pass("after_redeem");
+                done
+            });
             self.running = Some(Running::Redeem(changes, work));
         } else if !publisher.topics.learned.is_empty() {
             let learned = std::mem::take(&mut publisher.topics.learned);

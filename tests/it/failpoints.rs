@@ -5,7 +5,10 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use crate::support::checker::Oracle;
 use crate::support::relay::RelayOptions;
+use crate::support::small::Small;
 use crate::support::stage::Stage;
+use crate::support::unique;
+use crate::support::wait::{SOON, eventually};
 
 /// What a crash may repeat, as configured in these tests.
 const WINDOW: usize = 1_000;
@@ -128,6 +131,53 @@ async fn f02_a_relay_that_is_killed_in_a_settle_of_parts_loses_nothing() {
     assert_eq!(relay.stop().await, 0);
     oracle.drop(&stage.database).await;
     stage.clear().await;
+}
+
+/// An event that is too large is held, given up, and its dead letter sent; the relay is killed at each
+/// step of it, and once while it holds the next.
+#[tokio::test]
+async fn f02_a_relay_that_is_killed_at_any_step_of_the_held_way_loses_nothing() {
+    let mut small = Small::new("f02_held").await;
+    small.topic = unique("f02_held");
+    let dead = format!("{}.dlq", small.topic);
+    small.kafka.create_topic(&small.topic, 1, &[("max.message.bytes", "2000")]).await;
+    small.kafka.create_topic(&dead, 1, &[]).await;
+    let options = small.options().set("retry.max_attempts", "2").set("retry.initial_backoff", "100ms");
+    assert_eq!(options.start_ready().await.stop().await, 0);
+    let large = format!("{{\"pad\": \"{}\"}}", "x".repeat(4_000));
+    let (mut poisons, mut behind) = (Vec::new(), Vec::new());
+    let failpoints = [
+        "before_settle_commit=kill",
+        "before_redeem=kill",
+        "after_redeem=kill",
+        "before_redeem=kill@2",
+        "after_redeem=kill@2",
+        "in_dead_letter=kill",
+    ];
+    for failpoint in failpoints {
+        poisons.push(small.database.emit("tested", "a", &small.topic, &large).await);
+        behind.push(small.emit("a", 1).await);
+        dies_at(&options, failpoint).await;
+    }
+    let relay = options.start_ready().await;
+    small.wait_for_sent(behind.len().try_into().unwrap()).await;
+    let count = "SELECT count(*) FROM outboxd.held_event WHERE reason = 'dead'";
+    eventually("all to be dead", SOON, || async {
+        small.database.count(count).await == i64::try_from(poisons.len()).unwrap()
+    })
+    .await;
+    for (topic, expected) in [(&small.topic, &behind), (&dead, &poisons)] {
+        let records = small.kafka.read(&[topic]);
+        let mut first_copies: Vec<&str> = Vec::new();
+        for record in &records {
+            if !first_copies.contains(&record.event_id()) {
+                first_copies.push(record.event_id());
+            }
+        }
+        assert_eq!(first_copies, *expected, "first copies are in order, and all are there");
+    }
+    assert_eq!(relay.stop().await, 0);
+    small.clear().await;
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod doctor;
 mod effects;
 mod failover;
 mod failpoints;
+mod faults_held;
 mod faults_kafka;
 mod faults_postgres;
 mod faults_relay;
