@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use toml::Value;
 
-use super::keys::Kind;
+use super::key::Kind;
 use super::settings::{Settings, expected, plain};
 use super::{AdminConfig, Config, LogConfig, LogFormat, Token};
 use crate::ack::Limits;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::keys::{KEYS, Key, Kind, by_path, is_section, suggestion};
+use super::key::{Key, Kind};
+use super::keys::{KEYS, by_path, is_section, suggestion};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,7 @@ mod held_store;
 mod relay_row;
 mod sql;
 mod store;
+mod transactions;
 
 pub use batch::{EventIds, EventQueue, EventTimes};
 pub use held::{

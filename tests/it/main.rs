@@ -30,6 +30,7 @@ mod faults_kafka;
 mod faults_postgres;
 mod faults_relay;
 mod happy_path;
+mod holding;
 mod kafka_outage;
 mod keepalive;
 mod large;

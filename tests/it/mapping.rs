@@ -11,13 +11,13 @@ use crate::support::wait::{SOON, eventually};
 use crate::support::{setting, unique};
 
 /// A database with that table, and with our own schema but not our table.
-async fn with_table(name: &str, table: &str) -> Small {
+pub async fn with_table(name: &str, table: &str) -> Small {
     let database = Database::empty_at(&setting("DATABASE_URL"), name).await;
     database.execute(table).await;
     Small::at(database, name).await
 }
 
-fn migrate(options: &RelayOptions) {
+pub fn migrate(options: &RelayOptions) {
     let (code, said, complaint) = options.command_output(&["migrate"]);
     assert_eq!(code, 0, "{said}{complaint}");
 }
