@@ -6,7 +6,7 @@
 
 mod brokers;
 
-pub(crate) use brokers::{Appended, Brokers, MISREPORTED, Temper, Topic};
+pub(crate) use brokers::{Appended, Brokers, MISREPORTED, Refusal, Temper, Topic};
 
 use std::cell::RefCell;
 use std::rc::Rc;
