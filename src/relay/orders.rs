@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::held::{HeldWay, Stage};
 use super::publish::Publisher;
+use super::redeem::Running;
 use crate::ack::{Moment, Ordinal};
 use crate::sink::Sink;
 use crate::status::{Became, Change, HeldEntry, Hold, Reason, Request, Verdict};
@@ -19,14 +20,31 @@ impl<T> HeldWay<T> {
         now: Instant,
         wall: Moment,
     ) {
+        // What is being read is answered when it is known.
+        if matches!(self.running, Some(Running::Orders(_))) {
+            return;
+        }
+        if self.put_off.iter().any(|ordinal| !self.is_under_way(*ordinal)) {
+            self.put_off.clear();
+            self.has_orders = true;
+        }
         for _ in 0..self.requests.len() {
             let Some((entry, request)) = self.requests.pop_front() else {
                 return;
             };
-            if !self.carry_out(&entry, request, publisher, now, wall) {
+            if self.is_under_way(entry.ordinal) {
+                // Much may have happened to it by then: it is read again.
+                self.put_off.push(entry.ordinal);
+            } else if !self.carry_out(&entry, request, publisher, now, wall) {
                 self.requests.push_back((entry, request));
             }
         }
+    }
+
+    fn is_under_way(&self, ordinal: Ordinal) -> bool {
+        let known = self.events.get(&ordinal);
+        known.is_some_and(|known| known.stage != Stage::Waits)
+            || self.schedule.is_under_way(ordinal)
     }
 
     /// Whether it was done.
@@ -39,19 +57,18 @@ impl<T> HeldWay<T> {
         wall: Moment,
     ) -> bool {
         let known = self.events.get(&entry.ordinal);
-        match (known.map(|known| known.stage), entry.hold.reason, request) {
-            (Some(Stage::Goes { .. } | Stage::Through), ..) => return false,
-            (Some(Stage::Waits), _, Request::Retry) => {
+        match (known.map(|known| &known.hold), entry.hold.reason, request) {
+            (Some(_), _, Request::Retry) => {
                 self.try_anew(entry.ordinal, wall);
                 self.change(entry, Became::Again(wall));
             }
-            (Some(Stage::Waits), _, Request::Skip) => {
+            (Some(_), _, Request::Skip) => {
                 self.freeze(entry.ordinal);
                 self.change(entry, Became::Removed(Verdict::Skipped));
             }
-            (Some(Stage::Waits), _, Request::Unblock) => {
+            (Some(hold), _, Request::Unblock) => {
+                let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..hold.clone() };
                 self.freeze(entry.ordinal);
-                let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..entry.hold.clone() };
                 self.change(entry, Became::Held(hold));
             }
             (None, Reason::Dead, Request::Retry) => {
@@ -80,7 +97,7 @@ impl<T> HeldWay<T> {
                 self.schedule.add(HeldEntry { hold, ..entry.clone() });
                 self.change(entry, Became::Moved(wall));
             }
-            (Some(Stage::Waits), ..) | (None, ..) => self.change(entry, Became::Declined),
+            _ => self.change(entry, Became::Declined),
         }
         true
     }
@@ -91,7 +108,7 @@ impl<T> HeldWay<T> {
     }
 
     /// The event does not go any more; its lane waits until that is durable.
-    fn freeze(&mut self, ordinal: Ordinal) {
+    pub(super) fn freeze(&mut self, ordinal: Ordinal) {
         self.forget_standing(ordinal);
         if let Some(known) = self.events.get_mut(&ordinal) {
             known.stage = Stage::Through;

@@ -68,7 +68,9 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             return;
         }
         let store = Rc::clone(&self.store);
-        if std::mem::take(&mut self.has_orders) {
+        // What was answered is not to be read again.
+        let is_answered = self.changes.iter().all(|change| !change.answers);
+        if is_answered && std::mem::take(&mut self.has_orders) {
             self.running = Some(Running::Orders(Box::pin(async move { store.orders().await })));
         } else if !self.changes.is_empty() {
             let count = self.changes.len().min(CHANGES_AT_ONCE);
@@ -125,17 +127,14 @@ impl<T: StatusStore + 'static> HeldWay<T> {
                 followed.deferred = result?.deferred;
                 for change in &changes {
                     self.redeemed(change, publisher);
+                    // There may be more than were read at once.
+                    self.has_orders |= change.answers;
                 }
             }
             (Redeemed::Load(result), _) => self.loaded(result?),
             (Redeemed::Orders(result), _) => {
                 let mut orders = result?;
-                for (entry, request) in orders.requests.drain(..) {
-                    let is_new = |known: &(HeldEntry, _)| known.0.ordinal != entry.ordinal;
-                    if self.requests.iter().all(is_new) {
-                        self.requests.push_back((entry, request));
-                    }
-                }
+                self.requests = orders.requests.drain(..).collect();
                 followed.orders = Some(orders);
             }
             (Redeemed::Page(result), _) => self.schedule.add_page(result?),
@@ -152,6 +151,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     /// What became of an event is durable.
     fn redeemed<S: Sink>(&mut self, change: &Change, publisher: &mut Publisher<S>) {
         let ordinal = change.ordinal;
+        self.schedule.is_through(ordinal);
         let is_dead = matches!(&change.became, Became::Held(hold) if hold.reason == Reason::Dead);
         match &change.became {
             Became::Held(Hold { reason: Reason::Dead, .. }) => self.dead += 1,
@@ -161,6 +161,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         }
         // An operator's word is carried out with the transaction, not before it.
         self.pass(ordinal, publisher);
+        self.bodies.remove(&ordinal);
         match self.events.remove(&ordinal) {
             Some(known) => publisher.aside.free(known.bytes),
             None if is_dead => {}

@@ -44,6 +44,7 @@ impl Witness {
             to: batch.to,
             stream: begin..stream_end,
             sent,
+            swept: batch.swept,
             came_due,
             held,
         }

@@ -135,7 +135,6 @@ impl Witness {
             progress: Progress::UnderWay(HELD),
             is_letter,
             alone: record.alone,
-            is_bare,
             was_refused_whole,
         };
         seen.held.insert(ordinal, held);
@@ -190,7 +189,6 @@ impl Witness {
                 progress: Progress::Failed(HELD),
                 is_letter,
                 alone: true,
-                is_bare: false,
                 was_refused_whole: false,
             });
             progress.was_refused_whole = true;

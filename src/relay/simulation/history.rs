@@ -33,16 +33,21 @@ pub(super) fn run(seed: u64) -> (Tally, Duration) {
     let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let world = World::new(seed);
-        let mut history = History { world, rng: Rng::with_seed(seed), left: Vec::new() };
+        let mut history = History { world, witness: None, rng: Rng::with_seed(seed), left: Vec::new() };
         let limit = history.world.calm_at + PATIENCE;
         let is_over = timeout_at(limit, history.live()).await;
-        assert!(is_over.is_ok(), "it hangs: {:?}", history.world.unrest());
+        if is_over.is_err() {
+            let progress = history.witness.map(|w| w.seen.borrow().progress.clone());
+            panic!("it hangs: {:?}; open: {progress:?}", history.world.unrest());
+        }
         history.end().await
     })
 }
 
 struct History {
     world: Rc<World>,
+    /// The last session's.
+    witness: Option<Rc<Witness>>,
     rng: Rng,
     /// Relays that were killed, or replaced and do not know it.
     left: Vec<JoinHandle<End>>,
@@ -137,6 +142,7 @@ impl History {
         let wait = millis(&mut self.rng, 0..soon);
         let at = Instant::now() + wait;
         let witness = Witness::new(&self.world);
+        self.witness = Some(Rc::clone(&witness));
         tracing::info!(?mishap, ?wait, first = witness.first, "a session");
         let (asks, stop) = watch::channel(Stop::No);
         let mut board = Board::new("relay", "slot", meters());

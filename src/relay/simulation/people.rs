@@ -28,6 +28,7 @@ pub(super) async fn act(world: Rc<World>) {
         }
     }
     let state = &mut *world.state.borrow_mut();
+    state.is_left_alone = true;
     state.is_paused = false;
     if rng.bool() {
         state.paused_topics.clear();
@@ -113,7 +114,7 @@ fn edit(world: &World, rng: &mut Rng) {
     match rng.u8(..8) {
         0 => state.rows[number] = None,
         1 => row.is_pending = false,
-        2 => row.due = Some(wall_clock() + rng.i64(..10_000) * 1_000),
+        2 => row.due = Some(wall_clock() + rng.i64(0..10_000) * 1_000),
         3 => row.due = None,
         _ => row.payload = format!("{{\"edited\": {}}}", rng.u32(..)),
     }

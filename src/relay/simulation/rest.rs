@@ -114,7 +114,7 @@ impl World {
     /// All that nothing goes wrong with any more has come to rest.
     pub(super) async fn at_rest(&self) {
         tokio::time::sleep_until(self.calm_at).await;
-        while self.unrest().is_some() {
+        while !self.state.borrow().is_left_alone || self.unrest().is_some() {
             self.changed.notified().await;
         }
     }

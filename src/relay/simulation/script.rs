@@ -55,7 +55,6 @@ pub(super) struct Event {
     /// As it was inserted.
     pub(super) row: Row,
     pub(super) position: Position,
-    pub(super) xid: u32,
 }
 
 /// One that committed.
@@ -149,7 +148,7 @@ impl Script {
                 }
                 _ => {
                     let position = Position { commit: begin, index };
-                    let event = self.event(rng, keys, position, xid);
+                    let event = self.event(rng, keys, position);
                     messages.push(event);
                     index += 1;
                 }
@@ -159,7 +158,7 @@ impl Script {
         messages
     }
 
-    fn event(&mut self, rng: &mut Rng, keys: usize, position: Position, xid: u32) -> Message {
+    fn event(&mut self, rng: &mut Rng, keys: usize, position: Position) -> Message {
         let number = self.events.len();
         let pad = if rng.u8(..20) == 0 { rng.usize(..6_000) } else { rng.usize(..100) };
         let misfit = if rng.u8(..40) == 0 { rng.u8(..2) } else { u8::MAX };
@@ -170,14 +169,14 @@ impl Script {
             payload: format!("{{\"number\": {number}, \"pad\": \"{}\"}}", "-".repeat(pad)),
             due: (self.schedules && rng.u8(..6) == 0).then(|| match rng.u8(..12) {
                 0 => Moment::MAX,
-                _ => CLOCK_BEGINS_AT + rng.i64(..30_000) * 1_000,
+                _ => CLOCK_BEGINS_AT + rng.i64(0..30_000) * 1_000,
             }),
             max_attempts: (rng.u8(..6) == 0).then(|| rng.u32(1..4)),
             is_odd: misfit == 1,
             is_pending: true,
         };
         let bytes = row.insert();
-        self.events.push(Event { row, position, xid });
+        self.events.push(Event { row, position });
         Message { bytes, needs_layout: true, event: Some(number) }
     }
 

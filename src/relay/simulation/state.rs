@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) epoch: i64,
     pub(super) position: Position,
     pub(super) is_paused: bool,
+    /// Nobody does anything any more.
+    pub(super) is_left_alone: bool,
     pub(super) paused_topics: BTreeSet<String>,
     pub(super) partitions: BTreeMap<String, i32>,
     /// The first so many events are SENT, held or given up.
@@ -61,6 +63,7 @@ impl State {
             epoch: 0,
             position: Position::ORIGIN,
             is_paused: false,
+            is_left_alone: false,
             paused_topics: BTreeSet::new(),
             partitions: BTreeMap::new(),
             settled: 0,

@@ -39,10 +39,9 @@ impl Progress {
 pub(super) struct HeldProgress {
     pub(super) number: usize,
     pub(super) progress: Progress,
-    /// Whether it went as a dead letter, in a batch of its own, without its value.
+    /// Whether it went as a dead letter, and in a batch of its own.
     pub(super) is_letter: bool,
     pub(super) alone: bool,
-    pub(super) is_bare: bool,
     /// Whether the dead letter was refused with its value.
     pub(super) was_refused_whole: bool,
 }
@@ -176,7 +175,8 @@ impl Witness {
         let is_full = open.len() + 1 == limits.events;
         let waits = |number: &usize| {
             let row = &self.world.script.events[*number].row;
-            row.due.is_none() && seen.progress.get(number) != Some(&Progress::Delivered)
+            let progress = seen.progress.get(number);
+            row.due.is_none() && progress.is_some_and(|p| *p != Progress::Delivered)
         };
         let payload = |number: usize| self.world.script.events[number].row.payload.len() + 256;
         let open: usize = open.filter(waits).map(payload).sum();

@@ -215,6 +215,7 @@ impl World {
         assert_eq!(run.to, to, "a run ends elsewhere");
         for number in &run.sent {
             state.is_sent(*number);
+            state.noted[*number] |= run.swept;
         }
         state.table.came_due(&run.came_due);
         let ordinals = run.held.iter().map(|(number, event)| state.table.hold(*number, event));
@@ -354,6 +355,8 @@ pub(super) struct Run {
     /// Its events that the stream brought.
     pub(super) stream: Range<usize>,
     pub(super) sent: Vec<usize>,
+    /// Whether the stream may bring them again.
+    pub(super) swept: bool,
     /// Those that were sent and had been scheduled.
     pub(super) came_due: Vec<usize>,
     pub(super) held: Vec<(usize, HeldEvent)>,
