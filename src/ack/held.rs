@@ -18,8 +18,9 @@ pub type Moment = i64;
 #[derive(Debug, Default)]
 pub struct HeldLanes {
     lanes: HashMap<Lane, Queue>,
-    /// The lanes whose first event waits for a time, by that time.
-    due: BTreeSet<(Moment, Lane)>,
+    /// The lanes whose first event waits for a time, by that time; of equal times the event that was
+    /// held first.
+    due: BTreeSet<(Moment, Ordinal, Lane)>,
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +47,9 @@ const LONG: Moment = 5_000_000;
 
 impl Queue {
     /// The time of its first event, while that one waits for a time.
-    fn time(&self) -> Option<Moment> {
-        self.events.front().filter(|_| self.going.is_none()).and_then(|first| first.due)
+    fn time(&self) -> Option<(Moment, Ordinal)> {
+        let first = self.events.front().filter(|_| self.going.is_none())?;
+        Some((first.due?, first.ordinal))
     }
 
     fn place(&self, ordinal: Ordinal) -> Option<usize> {
@@ -66,7 +68,7 @@ impl HeldLanes {
 
     /// The next event that is due at `now`; it is going from then on.
     pub fn take_due(&mut self, now: Moment) -> Option<(Lane, Ordinal)> {
-        let (_, lane) = self.due.first().copied().filter(|(due, _)| *due <= now)?;
+        let (_, _, lane) = self.due.first().copied().filter(|(due, ..)| *due <= now)?;
         self.change(lane, |queue| {
             queue.going = queue.events.front().map(|first| first.ordinal);
             Some((lane, queue.going?))
@@ -127,12 +129,17 @@ impl HeldLanes {
 
     /// When the next event is due.
     pub fn next_due(&self) -> Option<Moment> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.first().map(|(due, ..)| *due)
     }
 
     /// Lanes with held events.
     pub fn lanes(&self) -> usize {
         self.lanes.len()
+    }
+
+    /// Which lanes these are.
+    pub fn all(&self) -> impl Iterator<Item = Lane> {
+        self.lanes.keys().copied()
     }
 
     fn change<R>(&mut self, lane: Lane, change: impl FnOnce(&mut Queue) -> R) -> R {
@@ -144,11 +151,11 @@ impl HeldLanes {
             self.lanes.remove(&lane);
         }
         if before != after {
-            if let Some(time) = before {
-                self.due.remove(&(time, lane));
+            if let Some((due, ordinal)) = before {
+                self.due.remove(&(due, ordinal, lane));
             }
-            if let Some(time) = after {
-                self.due.insert((time, lane));
+            if let Some((due, ordinal)) = after {
+                self.due.insert((due, ordinal, lane));
             }
         }
         result

@@ -43,8 +43,8 @@ fn the_environment_alone_is_enough() {
         Sources { environment: vec![(URL.0.to_owned(), URL.1.to_owned())], ..Sources::default() };
     let config = Config::load(&sources).unwrap();
     assert_eq!(config.relay.id, "outboxd");
-    assert_eq!(config.relay.limits.events, 10_000);
-    assert_eq!(config.relay.limits.bytes, 64 << 20);
+    assert_eq!(config.relay.flow.limits.events, 10_000);
+    assert_eq!(config.relay.flow.limits.bytes, 64 << 20);
     assert_eq!(config.relay.start, Start::Pending);
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
     assert_eq!(config.admin.listen, Some("127.0.0.1:9464".parse().unwrap()));
@@ -56,7 +56,7 @@ fn flags_override_the_environment_which_overrides_the_file() {
     let environment = [URL, ("OUTBOXD__RELAY__ID", "env"), ("OUTBOXD__OUTBOX__STATUS__BATCH", "6")];
     let config = load(file, &environment, &["outbox.status.batch=7"]);
     assert_eq!(config.relay.id, "env");
-    assert_eq!(config.relay.settle.batch, 7);
+    assert_eq!(config.relay.flow.settle.batch, 7);
     assert_eq!(config.relay.status.mode, Mode::Ledger);
 }
 

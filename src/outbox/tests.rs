@@ -134,8 +134,13 @@ fn status() -> StatusConfig {
         status: column("status"),
         sent_at: column("sent_at"),
         sent_flag: StatusColumn::default(),
+        attempts: StatusColumn::default(),
+        next_attempt_at: StatusColumn::default(),
+        last_error: StatusColumn::default(),
         label_pending: "PENDING".to_owned(),
         label_sent: "SENT".to_owned(),
+        label_failed: "FAILED".to_owned(),
+        label_retrying: "FAILED".to_owned(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Events that leave the fast way: what has to be stored of them by the transaction that settles
 //! them, and whether there is room for it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use crate::ack::{Lane, Prefix, Seq, Window};
+use crate::ack::{Lane, Ordinal, Prefix, Seq, Window};
 use crate::status::{HeldContent, Hold, Reason};
 
 /// What may be held.
@@ -22,8 +22,8 @@ pub(super) struct Leaving {
     pub(super) hold: Hold,
     pub(super) content: HeldContent,
     pub(super) bytes: u64,
-    /// Whether it was held as scheduled before.
-    pub(super) was_scheduled: bool,
+    /// Its number while it was held as scheduled.
+    pub(super) was_scheduled: Option<Ordinal>,
 }
 
 /// What a held event takes besides its content.
@@ -35,7 +35,7 @@ impl Leaving {
         let key = parcel.key.as_ref().map_or(0, |key| key.len());
         let value = parcel.value.as_ref().map_or(0, |value| value.len());
         let bytes = (key + value + parcel.headers.view().bytes()) as u64 + OVERHEAD;
-        Self { lane, hold, content, bytes, was_scheduled: false }
+        Self { lane, hold, content, bytes, was_scheduled: None }
     }
 
     fn counts(&self) -> bool {
@@ -54,7 +54,7 @@ pub(super) struct Aside {
     /// The transaction that settles them stores them.
     leaving: HashMap<Seq, Leaving>,
     /// Events that are in the window because they came due.
-    came_due: HashSet<Seq>,
+    came_due: HashMap<Seq, Ordinal>,
 }
 
 impl Aside {
@@ -65,7 +65,7 @@ impl Aside {
             bytes: 0,
             wanting: BTreeMap::new(),
             leaving: HashMap::new(),
-            came_due: HashSet::new(),
+            came_due: HashMap::new(),
         }
     }
 
@@ -75,8 +75,8 @@ impl Aside {
     }
 
     /// The event was scheduled, and came due.
-    pub(super) fn note_due(&mut self, seq: Seq) {
-        self.came_due.insert(seq);
+    pub(super) fn note_due(&mut self, seq: Seq, ordinal: Ordinal) {
+        self.came_due.insert(seq, ordinal);
     }
 
     /// An earlier session held an event, or one was given back.
@@ -122,20 +122,23 @@ impl Aside {
     }
 
     /// Takes out what leaves with a run, each with its place in it; and the places of those that
-    /// came due and are through.
-    pub(super) fn take(&mut self, prefix: &Prefix) -> (Vec<(usize, Leaving)>, Vec<usize>) {
+    /// came due and are through, each with its number.
+    pub(super) fn take(
+        &mut self,
+        prefix: &Prefix,
+    ) -> (Vec<(usize, Leaving)>, Vec<(usize, Ordinal)>) {
         let (mut taken, mut through) = (Vec::new(), Vec::new());
         if self.leaving.is_empty() && self.came_due.is_empty() {
             return (taken, through);
         }
         for (place, seq) in (prefix.from..prefix.until).enumerate() {
-            let was_due = self.came_due.remove(&seq);
-            match self.leaving.remove(&seq) {
-                Some(leaving) => {
-                    taken.push((place, Leaving { was_scheduled: was_due, ..leaving }));
+            let was_scheduled = self.came_due.remove(&seq);
+            match (self.leaving.remove(&seq), was_scheduled) {
+                (Some(leaving), was_scheduled) => {
+                    taken.push((place, Leaving { was_scheduled, ..leaving }));
                 }
-                None if was_due => through.push(place),
-                None => {}
+                (None, Some(ordinal)) => through.push((place, ordinal)),
+                (None, None) => {}
             }
         }
         (taken, through)

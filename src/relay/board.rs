@@ -1,6 +1,8 @@
 //! The board: what the relay shows of itself, to the admin pages and to whoever embeds it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+#[cfg(not(test))]
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -341,11 +343,25 @@ pub(super) fn wall_clock() -> i64 {
 /// Microseconds since 1970, or so: a simulation turns the clock.
 #[cfg(test)]
 pub(super) fn wall_clock() -> i64 {
-    thread_local! {
-        static BEGAN: Instant = Instant::now();
-    }
-    let since = BEGAN.with(Instant::elapsed);
-    1_700_000_000_000_000 + i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    let began = CLOCK_BEGAN.get().unwrap_or_else(begin_clock);
+    CLOCK_BEGINS_AT + i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX)
+}
+
+/// When the clock of a test begins: 2023-11-14 22:13:20.
+#[cfg(test)]
+pub(super) const CLOCK_BEGINS_AT: i64 = 1_700_000_000_000_000;
+
+#[cfg(test)]
+thread_local! {
+    static CLOCK_BEGAN: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+/// A simulation begins: the clock is set to its beginning.
+#[cfg(test)]
+pub(super) fn begin_clock() -> Instant {
+    let now = Instant::now();
+    CLOCK_BEGAN.set(Some(now));
+    now
 }
 
 /// Memory of this process that is resident; 0 where the system does not say.

@@ -30,7 +30,7 @@ pub(super) fn publish_due<S: Sink, T: StatusStore + 'static>(
             DueRow::Gone => change(flow, &entry, Became::Cancelled),
             DueRow::NotYet => {
                 let hold = Hold { due: Some(wall + micros(NOT_YET)), ..entry.hold.clone() };
-                flow.held.schedule.add(HeldEntry { hold, ..entry });
+                flow.held.schedule.put_off(HeldEntry { hold, ..entry });
             }
             DueRow::Found(values) => {
                 let bytes = values.iter().flatten().map(|value| value.len()).sum();
@@ -83,7 +83,7 @@ fn put<S: Sink, T: StatusStore + 'static>(
     let last = flow.publisher.window.last_position();
     let position = last.unwrap_or_else(|| flow.settler.position());
     let arrival =
-        Arrival { position, came_due: true, redelivery: entry.redelivery, ..Arrival::default() };
+        Arrival { position, came_due: Some(entry.ordinal), redelivery: entry.redelivery, ..Arrival::default() };
     let occurred = match content {
         Content::Scheduled { due, .. } => {
             let hold = Hold { due: Some(due), ..entry.hold.clone() };
@@ -103,7 +103,8 @@ fn put<S: Sink, T: StatusStore + 'static>(
         Content::Misfit(misfit) | Content::Oversize(misfit) => {
             let failure = misfit::failure(&misfit);
             let (topic, content) = misfit::content(&misfit, &mut flow.publisher, now);
-            flow.give_up(position, &entry.id, failure, topic, content);
+            let seq = flow.give_up(position, &entry.id, failure, topic, content);
+            flow.publisher.aside.note_due(seq, entry.ordinal);
             misfit.occurred
         }
     };

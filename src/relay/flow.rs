@@ -36,6 +36,8 @@ pub(super) struct Flow<S, T> {
     pub(super) mapper: Option<Mapper>,
     /// Operators want nothing to be published.
     pub(super) is_paused: bool,
+    /// Nothing more is begun: the relay is to stop.
+    is_draining: bool,
     /// Changes when operators want something.
     pub(super) notices: Option<watch::Receiver<u64>>,
     pub(super) meters: Meters,
@@ -87,6 +89,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             ),
             mapper: None,
             is_paused: false,
+            is_draining: false,
             notices: None,
             meters,
             totals: Totals::default(),
@@ -203,6 +206,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 "an event was refused; its key waits"
             );
         }
+        // What waits to be held and finds no room has to wait for those that are.
+        self.held.is_paused = self.is_paused || self.is_draining && !self.was_full;
         self.totals.published += self.held.advance(&mut self.publisher, now, wall)?;
         self.publish_due(now, wall)?;
         self.publisher.aside.hold_what_fits(&mut self.publisher.window);
@@ -262,7 +267,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// Rows of scheduled events that are due take their place behind what was read so far.
     fn publish_due(&mut self, now: Instant, wall: i64) -> Result<(), Fate> {
-        if self.is_paused {
+        if self.is_paused || self.is_draining {
             return Ok(());
         }
         super::due::publish_due(self, now, wall)
@@ -323,7 +328,9 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 let done = self.settler.complete(finished, window, now);
                 self.totals.settled += before - window.open();
                 let run = done.map_err(|error| of_store(&error))?;
-                self.held.scheduled = self.held.scheduled.saturating_sub(run.came_due);
+                for ordinal in &run.came_due {
+                    self.held.was_due(*ordinal);
+                }
                 for (entry, leaving) in run.held {
                     self.held.take_on(entry, &leaving, &mut self.publisher, now);
                 }
@@ -356,14 +363,17 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             tracing::info!(paused, "an operator has spoken");
         }
         self.is_paused = paused;
-        self.held.is_paused = paused;
         let newly = self.publisher.topics.order(paused_topics, partitions, now);
         self.publisher.topics_paused(&newly);
     }
 
-    /// Nothing more is begun: the relay is to stop.
+    /// Nothing more is begun: the relay is to stop. What waits for held events is held itself.
     pub(super) fn wind_down(&mut self) {
-        self.held.is_paused = true;
+        self.is_draining = true;
+        let lanes: Vec<_> = self.held.lanes.all().collect();
+        for lane in lanes {
+            self.publisher.park(lane);
+        }
     }
 
     /// One more event was taken on.

@@ -5,7 +5,7 @@
 //! that is through leaves its lane at once; the transaction that makes it durable follows
 //! (`redeem`). What operators ask for is in `orders`, what is scheduled in `schedule`.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -50,8 +50,10 @@ pub(super) struct HeldWay<T> {
     dead_letter: DeadLetterConfig,
     pub(super) lanes: HeldLanes,
     pub(super) events: BTreeMap<Ordinal, Known>,
-    bodies: HashMap<Ordinal, HeldBody>,
+    pub(super) bodies: HashMap<Ordinal, HeldBody>,
     pub(super) to_load: VecDeque<Ordinal>,
+    /// Asked for, and not loaded yet.
+    loading: HashSet<Ordinal>,
     ready: VecDeque<Ordinal>,
     /// Due, and waiting for a topic.
     standing: HashMap<TopicId, Vec<Ordinal>>,
@@ -63,10 +65,11 @@ pub(super) struct HeldWay<T> {
     /// Until then somebody may have some of them locked.
     pub(super) locked_until: Option<Instant>,
     pub(super) schedule: Schedule,
-    /// What operators asked for of events that are on their way.
+    /// What operators ask for of single events.
     pub(super) requests: VecDeque<(HeldEntry, Request)>,
+    /// Events that were under way when something was asked for of them.
+    pub(super) put_off: Vec<Ordinal>,
     pub(super) has_orders: bool,
-    pub(super) has_more_orders: bool,
     pub(super) running: Option<Running>,
     pub(super) dead: u64,
     pub(super) scheduled: u64,
@@ -131,6 +134,7 @@ impl<T> HeldWay<T> {
             events: BTreeMap::new(),
             bodies: HashMap::new(),
             to_load: VecDeque::new(),
+            loading: HashSet::new(),
             ready: VecDeque::new(),
             standing: HashMap::new(),
             room: EVENTS_ON_THE_WAY.min(in_flight),
@@ -140,8 +144,8 @@ impl<T> HeldWay<T> {
             locked_until: None,
             schedule: Schedule::default(),
             requests: VecDeque::new(),
+            put_off: Vec::new(),
             has_orders: false,
-            has_more_orders: false,
             running: None,
             dead: 0,
             scheduled: 0,
@@ -161,7 +165,9 @@ impl<T> HeldWay<T> {
         publisher: &mut Publisher<S>,
         now: Instant,
     ) {
-        self.scheduled = self.scheduled.saturating_sub(u64::from(leaving.was_scheduled));
+        if let Some(ordinal) = leaving.was_scheduled {
+            self.was_due(ordinal);
+        }
         if let Some(error) = &entry.hold.error {
             self.last_failure = Some(error.clone());
             self.shows_failures = true;
@@ -173,6 +179,12 @@ impl<T> HeldWay<T> {
         }
         let topic = entry.topic.as_deref().and_then(|name| publisher.topic(name, now));
         self.know(entry, topic, leaving.lane, leaving.bytes);
+    }
+
+    /// A scheduled event is not held as one any more.
+    pub(super) fn was_due(&mut self, ordinal: Ordinal) {
+        self.schedule.is_through(ordinal);
+        self.scheduled = self.scheduled.saturating_sub(1);
     }
 
     /// An event that an earlier session held, or that is given back to its key.
@@ -277,7 +289,7 @@ impl<T> HeldWay<T> {
                 continue;
             }
             match self.destination(ordinal, publisher, now) {
-                Destination::Nowhere => self.bury(ordinal, publisher),
+                Destination::Nowhere => self.bury_unheard(ordinal),
                 Destination::Topic(topic) if publisher.topics.info(topic).is_none() => {
                     self.stand(ordinal, topic, publisher);
                 }
@@ -300,11 +312,16 @@ impl<T> HeldWay<T> {
         };
         // What failed by itself is not to take others with it.
         known.stage = Stage::Goes { alone: known.hold.attempts > 0, bare: false };
+        if known.hold.attempts > 0 && !known.hold.exhausted || known.redelivery {
+            self.meters.retries.increment(1);
+            self.meters.publish_retried.increment(1);
+        }
         self.on_the_way += 1;
         self.bytes_on_the_way += known.bytes;
-        match self.bodies.contains_key(&ordinal) {
-            true => self.ready.push_back(ordinal),
-            false => self.to_load.push_back(ordinal),
+        if self.bodies.contains_key(&ordinal) {
+            self.ready.push_back(ordinal);
+        } else if self.loading.insert(ordinal) {
+            self.to_load.push_back(ordinal);
         }
     }
 
@@ -313,8 +330,9 @@ impl<T> HeldWay<T> {
         let is_plain = self.events.get(&ordinal).is_some_and(|known| {
             known.hold.attempts == 0 && known.bytes < BYTES_ON_THE_WAY / EVENTS_ON_THE_WAY as u64
         });
-        if is_plain && !self.bodies.contains_key(&ordinal) && self.bodies.len() < EVENTS_ON_THE_WAY
-        {
+        let is_new = !self.bodies.contains_key(&ordinal) && !self.loading.contains(&ordinal);
+        if is_plain && is_new && self.bodies.len() < EVENTS_ON_THE_WAY {
+            self.loading.insert(ordinal);
             self.to_load.push_back(ordinal);
         }
     }
@@ -450,10 +468,6 @@ impl<T> HeldWay<T> {
             self.bury(ordinal, publisher);
             return false;
         }
-        if known.hold.attempts > 0 || known.redelivery {
-            self.meters.retries.increment(1);
-            self.meters.publish_retried.increment(1);
-        }
         publisher.count_published(1);
         self.become_through(ordinal, Became::Sent, publisher);
         true
@@ -467,6 +481,20 @@ impl<T> HeldWay<T> {
         tracing::warn!(event_id = known.id, attempts = known.hold.attempts, "an event was given up");
         let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..known.hold.clone() };
         self.become_through(ordinal, Became::Held(hold), publisher);
+    }
+
+    /// The same where no dead letter says so. Nothing of its key goes before that is durable: after a
+    /// crash it would be tried again.
+    fn bury_unheard(&mut self, ordinal: Ordinal) {
+        let Some(known) = self.events.get(&ordinal) else {
+            return;
+        };
+        tracing::warn!(event_id = known.id, attempts = known.hold.attempts, "an event was given up");
+        let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..known.hold.clone() };
+        let (id, xid) = (known.id.clone(), known.xid);
+        let became = Became::Held(hold);
+        self.changes.push(Change { ordinal, id, xid, became, answers: false });
+        self.freeze(ordinal);
     }
 
     /// The event holds back its key no more; what became of it is to be made durable.
@@ -600,14 +628,14 @@ impl<T> HeldWay<T> {
     pub(super) fn loaded(&mut self, bodies: Vec<HeldBody>) {
         for body in bodies {
             let ordinal = body.ordinal;
+            self.loading.remove(&ordinal);
             let Some(known) = self.events.get(&ordinal) else {
                 continue;
             };
-            let goes = matches!(known.stage, Stage::Goes { .. });
-            // One that was asked for twice goes once.
-            if self.bodies.insert(ordinal, body).is_none() && goes {
+            if let Stage::Goes { .. } = known.stage {
                 self.ready.push_back(ordinal);
             }
+            self.bodies.insert(ordinal, body);
         }
     }
 
@@ -617,6 +645,7 @@ impl<T> HeldWay<T> {
         ordinal: Ordinal,
         publisher: &mut Publisher<S>,
     ) {
+        self.loading.remove(&ordinal);
         let goes = |known: &Known| matches!(known.stage, Stage::Goes { .. });
         if self.bodies.contains_key(&ordinal) || !self.events.get(&ordinal).is_some_and(goes) {
             return;

@@ -30,7 +30,7 @@ async fn read<S: Sink, T: StatusStore + 'static>(flow: &mut Flow<S, T>) -> Resul
     let store = std::rc::Rc::clone(&flow.held.store);
     let now = Instant::now();
     let mut orders = store.orders().await?;
-    flow.held.requests.extend(orders.requests.drain(..));
+    flow.held.requests = orders.requests.drain(..).collect();
     flow.obey(orders.paused, &orders.paused_topics, &orders.partitions, now);
     let mut after = 0;
     loop {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::held::{HeldWay, Stage};
 use super::publish::Publisher;
+use super::redeem::Running;
 use super::trial::OnExhausted;
 use crate::ack::{Moment, Ordinal};
 use crate::sink::Sink;
@@ -20,14 +21,31 @@ impl<T> HeldWay<T> {
         now: Instant,
         wall: Moment,
     ) {
+        // What is being read is answered when it is known.
+        if matches!(self.running, Some(Running::Orders(_))) {
+            return;
+        }
+        if self.put_off.iter().any(|ordinal| !self.is_under_way(*ordinal)) {
+            self.put_off.clear();
+            self.has_orders = true;
+        }
         for _ in 0..self.requests.len() {
             let Some((entry, request)) = self.requests.pop_front() else {
                 return;
             };
-            if !self.carry_out(&entry, request, publisher, now, wall) {
+            if self.is_under_way(entry.ordinal) {
+                // Much may have happened to it by then: it is read again.
+                self.put_off.push(entry.ordinal);
+            } else if !self.carry_out(&entry, request, publisher, now, wall) {
                 self.requests.push_back((entry, request));
             }
         }
+    }
+
+    fn is_under_way(&self, ordinal: Ordinal) -> bool {
+        let known = self.events.get(&ordinal);
+        known.is_some_and(|known| known.stage != Stage::Waits)
+            || self.schedule.is_under_way(ordinal)
     }
 
     /// Whether it was done.
@@ -40,23 +58,21 @@ impl<T> HeldWay<T> {
         wall: Moment,
     ) -> bool {
         let known = self.events.get(&entry.ordinal);
-        match (known.map(|known| known.stage), entry.hold.reason, request) {
-            (Some(Stage::Goes { .. } | Stage::Through), ..) => return false,
-            (Some(Stage::Waits), _, Request::Retry) => {
+        match (known.map(|known| &known.hold), entry.hold.reason, request) {
+            (Some(_), _, Request::Retry) => {
                 self.try_anew(entry.ordinal, publisher, now, wall);
                 self.change(entry, Became::Again(wall));
             }
-            (Some(Stage::Waits), _, Request::Skip) => {
+            (Some(_), _, Request::Skip) => {
                 self.freeze(entry.ordinal);
                 self.change(entry, Became::Removed(Verdict::Skipped));
             }
-            (Some(Stage::Waits), _, Request::Unblock) => {
-                let hold = Hold { exhausted: true, ..entry.hold.clone() };
+            (Some(hold), _, Request::Unblock) => {
+                let hold = Hold { exhausted: true, ..hold.clone() };
                 let hold = match publisher.retry.on_exhausted {
                     OnExhausted::DeadLetter => {
-                        let hold = Hold { reason: Reason::Retry, due: Some(wall), ..hold };
                         self.exhaust(entry.ordinal, wall);
-                        hold
+                        Hold { reason: Reason::Retry, due: Some(wall), ..hold }
                     }
                     // Where nothing goes to dead-letter topics, this does not either.
                     OnExhausted::Block => {
@@ -93,7 +109,7 @@ impl<T> HeldWay<T> {
                 self.schedule.add(HeldEntry { hold, ..entry.clone() });
                 self.change(entry, Became::Moved(wall));
             }
-            (Some(Stage::Waits), ..) | (None, ..) => self.change(entry, Became::Declined),
+            _ => self.change(entry, Became::Declined),
         }
         true
     }
@@ -113,7 +129,7 @@ impl<T> HeldWay<T> {
     }
 
     /// The event does not go any more; its lane waits until that is durable.
-    fn freeze(&mut self, ordinal: Ordinal) {
+    pub(super) fn freeze(&mut self, ordinal: Ordinal) {
         self.forget_standing(ordinal);
         if let Some(known) = self.events.get_mut(&ordinal) {
             known.stage = Stage::Through;

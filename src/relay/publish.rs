@@ -86,8 +86,8 @@ struct Origin {
 pub(super) struct Arrival {
     /// Its place in the stream.
     pub(super) position: Position,
-    /// Whether it was scheduled, and is due.
-    pub(super) came_due: bool,
+    /// Its number as a scheduled event that is due.
+    pub(super) came_due: Option<Ordinal>,
     /// Whether an operator asked for it.
     pub(super) redelivery: bool,
 }
@@ -178,8 +178,8 @@ impl<S: Sink> Publisher<S> {
             Entrance::Usual
         };
         let (seq, entry) = self.window.admit(arrival.position, lane, bytes, entrance);
-        if arrival.came_due {
-            self.aside.note_due(seq);
+        if let Some(ordinal) = arrival.came_due {
+            self.aside.note_due(seq, ordinal);
         }
         let max_attempts = envelope.max_attempts.and_then(|most| u32::try_from(most).ok());
         let origin = Origin {

@@ -79,11 +79,9 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             return;
         }
         let store = Rc::clone(&self.store);
-        if self.has_more_orders && self.requests.is_empty() && self.changes.is_empty() {
-            // What was asked for is done; there may be more than fitted into a page.
-            self.has_orders = true;
-        }
-        if std::mem::take(&mut self.has_orders) {
+        // What was answered is not to be read again.
+        let is_answered = self.changes.iter().all(|change| !change.answers);
+        if is_answered && std::mem::take(&mut self.has_orders) {
             self.running = Some(Running::Orders(Box::pin(async move { store.orders().await })));
         } else if !self.changes.is_empty() && self.locked_until.is_none_or(|until| until <= now) {
             self.locked_until = None;
@@ -153,6 +151,8 @@ impl<T: StatusStore + 'static> HeldWay<T> {
                         locked.push(change);
                     } else {
                         self.redeemed(&change, publisher);
+                        // There may be more than were read at once.
+                        self.has_orders |= change.answers;
                     }
                 }
                 if !locked.is_empty() {
@@ -168,13 +168,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             }
             (Redeemed::Orders(result), _) => {
                 let mut orders = result?;
-                self.has_more_orders = !orders.requests.is_empty();
-                for (entry, request) in orders.requests.drain(..) {
-                    let is_new = |known: &(HeldEntry, _)| known.0.ordinal != entry.ordinal;
-                    if self.requests.iter().all(is_new) {
-                        self.requests.push_back((entry, request));
-                    }
-                }
+                self.requests = orders.requests.drain(..).collect();
                 followed.orders = Some(orders);
             }
             (Redeemed::Page(result), _) => self.schedule.add_page(result?),
@@ -192,6 +186,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     /// What became of an event is durable.
     fn redeemed<S: Sink>(&mut self, change: &Change, publisher: &mut Publisher<S>) {
         let ordinal = change.ordinal;
+        self.schedule.is_through(ordinal);
         let is_dead = matches!(&change.became, Became::Held(hold) if hold.reason == Reason::Dead);
         self.shows_failures |= matches!(change.became, Became::Held(_) | Became::Again(_));
         match &change.became {
@@ -202,6 +197,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         }
         // An operator's word is carried out with the transaction, not before it.
         self.pass(ordinal, publisher);
+        self.bodies.remove(&ordinal);
         match self.events.remove(&ordinal) {
             Some(known) => publisher.aside.free(known.bytes),
             None if is_dead => {}

@@ -129,7 +129,8 @@ impl<S: Sink> Publisher<S> {
             return Ok(());
         };
         let placement = Placement::Fixed(parcel.partition);
-        self.waiting.entry(seq).or_insert(Waiting { topic, placement, parcel, alone: false });
+        let alone = self.alone.contains(&seq);
+        self.waiting.entry(seq).or_insert(Waiting { topic, placement, parcel, alone });
         let name = self.topics.name(topic).unwrap_or_default().to_owned();
         match of_sink(error, &name) {
             RecordFate::Session(fate) => return Err(fate),

@@ -1,7 +1,7 @@
 //! Scheduled events: the next ones in memory, by their times; the rest stay in the database until
 //! these are through.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use crate::ack::{Moment, Ordinal};
 use crate::status::{DueRow, HeldEntry};
@@ -19,6 +19,8 @@ pub(super) struct Schedule {
     more_after: Option<(Moment, Ordinal)>,
     /// Due, with what their rows say now.
     pub(super) rows: VecDeque<(HeldEntry, DueRow)>,
+    /// Due, and what became of them is not durable yet.
+    under_way: HashSet<Ordinal>,
 }
 
 impl Schedule {
@@ -36,6 +38,22 @@ impl Schedule {
                 self.more_after = self.next.last_key_value().map(|(key, _)| *key);
             }
         }
+    }
+
+    /// One of those that were taken is to be looked at again, whatever the database says.
+    pub(super) fn put_off(&mut self, entry: HeldEntry) {
+        self.under_way.remove(&entry.ordinal);
+        self.next.insert(key(&entry), entry);
+    }
+
+    /// What became of one that was taken is durable.
+    pub(super) fn is_through(&mut self, ordinal: Ordinal) {
+        self.under_way.remove(&ordinal);
+    }
+
+    /// Whether it was taken, and it is not known yet what became of it.
+    pub(super) fn is_under_way(&self, ordinal: Ordinal) -> bool {
+        self.under_way.contains(&ordinal)
     }
 
     /// After which one the next page has to be read, if one has to be.
@@ -68,6 +86,7 @@ impl Schedule {
         {
             due.push(entry.remove());
         }
+        self.under_way.extend(due.iter().map(|entry| entry.ordinal));
         due
     }
 
@@ -79,7 +98,6 @@ impl Schedule {
     /// The event is not to go any more.
     pub(super) fn remove(&mut self, entry: &HeldEntry) {
         self.next.retain(|(_, ordinal), _| *ordinal != entry.ordinal);
-        self.rows.retain(|(other, _)| other.ordinal != entry.ordinal);
     }
 }
 

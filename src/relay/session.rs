@@ -166,6 +166,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             let now = Instant::now();
             self.flow.settler.gives_way = self.in_question.is_some();
             self.flow.held.swept = self.before.swept_until.is_valid();
+            self.flow.settler.swept_before = self.before.swept_until.is_valid();
             self.flow.advance(now, self.is_draining)?;
             more = self.answer(now).await? && !self.is_draining && self.read(now).await?;
             let is_behind = self.before.flushed.is_valid();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::aside::{Aside, Leaving};
-use crate::ack::{Prefix, Seq, Window};
+use crate::ack::{Ordinal, Prefix, Seq, Window};
 use crate::failpoint;
 use crate::lsn::Position;
 use crate::metrics::Meters;
@@ -43,6 +43,8 @@ pub(super) struct Settler<T> {
     since: Option<Instant>,
     /// Whether the events are read by a sweep that the stream may repeat.
     pub(super) swept: bool,
+    /// Whether the stream may bring scheduled events again that a sweep has held.
+    pub(super) swept_before: bool,
     /// Whether somebody else waits for the store: nothing new is started.
     pub(super) gives_way: bool,
     running: Option<Running>,
@@ -59,7 +61,7 @@ struct Running {
     /// What is held of the run, in order.
     leaving: Vec<(HeldEntry, Leaving)>,
     /// Scheduled events that were published.
-    came_due: u64,
+    came_due: Vec<Ordinal>,
     work: Work<(Batch, Result<Settled, StoreError>)>,
 }
 
@@ -89,6 +91,7 @@ impl<T: StatusStore + 'static> Settler<T> {
             position,
             since: None,
             swept: false,
+            swept_before: false,
             gives_way: false,
             running: None,
             spare: Batch::default(),
@@ -167,9 +170,8 @@ impl<T: StatusStore + 'static> Settler<T> {
         self.first = prefix.until;
         batch.from = self.position;
         batch.to = prefix.position;
-        batch.swept = self.swept;
-        let leaving = fill(&mut batch, aside, &prefix, window);
-        let came_due = batch.came_due.len() as u64;
+        let (leaving, came_due) = fill(&mut batch, aside, &prefix, window);
+        batch.swept = self.swept || self.swept_before && !came_due.is_empty();
         let store = Rc::clone(&self.store);
         let work = Box::pin(async move {
             failpoint::pass("before_settle");
@@ -297,26 +299,28 @@ pub(super) struct SettledRun {
     /// The events that are held now, in order.
     pub(super) held: Vec<(HeldEntry, Leaving)>,
     /// Scheduled events that were published.
-    pub(super) came_due: u64,
+    pub(super) came_due: Vec<Ordinal>,
 }
 
-/// Takes what is held out of a run; the rest of it was sent.
+/// Takes what is held out of a run; the rest of it was sent. Gives what is held, and the numbers
+/// of those that were sent and had been scheduled.
 fn fill(
     batch: &mut Batch,
     aside: &mut Aside,
     prefix: &Prefix,
     window: &Window,
-) -> Vec<(HeldEntry, Leaving)> {
+) -> (Vec<(HeldEntry, Leaving)>, Vec<Ordinal>) {
     batch.held.clear();
     batch.came_due.clear();
     let (leaving, through) = aside.take(prefix);
     if !through.is_empty() {
         let ids: Vec<&str> = batch.events.iter().collect();
-        let due = through.iter().filter_map(|place| ids.get(*place));
+        let due = through.iter().filter_map(|(place, _)| ids.get(*place));
         batch.came_due = due.map(|id| (*id).to_owned()).collect();
     }
+    let came_due = through.into_iter().map(|(_, ordinal)| ordinal).collect();
     if leaving.is_empty() {
-        return Vec::new();
+        return (Vec::new(), came_due);
     }
     let places: Vec<usize> = leaving.iter().map(|(place, _)| *place).collect();
     let taken = batch.events.take_out(&places);
@@ -341,7 +345,7 @@ fn fill(
         batch.held.push(HeldEvent { id, xid, position, hold, content });
         left.push((entry, leaving));
     }
-    left
+    (left, came_due)
 }
 
 /// What came to its end.

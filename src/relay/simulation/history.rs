@@ -10,19 +10,20 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::mishap::{LONG_GRACE, Mishap, meters, open, trouble};
+use super::people::act;
+use super::state::Standing;
 use super::tally::Tally;
 use super::witness::Witness;
 use super::world::{World, millis};
 use crate::relay::{Board, End, Fate, STANDBY_WAIT, State, Status};
 use crate::shutdown::Stop;
 
-/// After this long without anything going wrong, a history is over or has hung. An event that was
-/// refused may wait for a minute twice.
-const PATIENCE: Duration = Duration::from_mins(4);
+/// After this long without anything going wrong, a history is over or has hung.
+const PATIENCE: Duration = Duration::from_mins(6);
 /// A stop that cannot drain has so long.
 const SHORT_GRACE: Duration = Duration::from_secs(3);
-/// After this long, what still waits waits for ever.
-const STALLED_AFTER: Duration = Duration::from_mins(3);
+/// The board is brought up to date within this.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs the history of a seed. Gives what happened in it.
 pub(super) fn run(seed: u64) -> (Tally, Duration) {
@@ -32,16 +33,21 @@ pub(super) fn run(seed: u64) -> (Tally, Duration) {
     let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let world = World::new(seed);
-        let mut history = History { world, rng: Rng::with_seed(seed), left: Vec::new() };
+        let mut history = History { world, witness: None, rng: Rng::with_seed(seed), left: Vec::new() };
         let limit = history.world.calm_at + PATIENCE;
         let is_over = timeout_at(limit, history.live()).await;
-        assert!(is_over.is_ok(), "it hangs: {:?}", history.world.state.borrow().position);
+        if is_over.is_err() {
+            let progress = history.witness.map(|w| w.seen.borrow().progress.clone());
+            panic!("it hangs: {:?}; open: {progress:?}", history.world.unrest());
+        }
         history.end().await
     })
 }
 
 struct History {
     world: Rc<World>,
+    /// The last session's.
+    witness: Option<Rc<Witness>>,
     rng: Rng,
     /// Relays that were killed, or replaced and do not know it.
     left: Vec<JoinHandle<End>>,
@@ -80,9 +86,11 @@ enum Next {
 
 impl History {
     async fn live(&mut self) {
+        let people = spawn_local(act(Rc::clone(&self.world)));
         while let Next::Again(wait) = self.session().await {
             sleep(wait).await;
         }
+        people.await.unwrap_or_else(broken);
     }
 
     /// One session, from taking the place to its end.
@@ -90,10 +98,8 @@ impl History {
         let mut session = self.start();
         let world = Rc::clone(&self.world);
         let over = async {
-            match world.ends_stalled() {
-                true => sleep_until(world.calm_at + STALLED_AFTER).await,
-                false => world.done().await,
-            }
+            world.at_rest().await;
+            sleep(SHOWN_AFTER).await;
         };
         let mut over = std::pin::pin!(over);
         let (mut is_due, mut is_over) = (true, false);
@@ -110,12 +116,11 @@ impl History {
                 }
                 () = &mut over, if !is_over => {
                     (is_over, is_due) = (true, false);
-                    if world.ends_stalled() {
-                        self.check_stall(&session.witness, &session.shown.borrow());
-                        session.ask(Some(SHORT_GRACE));
-                    } else {
-                        session.ask(Some(LONG_GRACE));
-                    }
+                    assert_eq!(world.unrest(), None, "it did not rest for long");
+                    let is_full = world.is_full();
+                    check_board(is_full, &session.shown.borrow());
+                    world.tally(|tally| tally.ended_full += u64::from(is_full));
+                    session.ask(Some(if is_full { SHORT_GRACE } else { LONG_GRACE }));
                 }
             }
         };
@@ -125,9 +130,7 @@ impl History {
             world.tally(|tally| tally.server_crashes += 1);
         }
         match end {
-            End::Stopped { .. } if is_over && (world.is_done() || world.ends_stalled()) => {
-                Next::Over
-            }
+            End::Stopped { .. } if is_over => Next::Over,
             End::Failed(Fate::StandBy(_)) => Next::Again(STANDBY_WAIT),
             End::Stopped { .. } | End::Failed(_) => Next::Again(millis(&mut self.rng, 0..3_000)),
         }
@@ -139,14 +142,19 @@ impl History {
         let wait = millis(&mut self.rng, 0..soon);
         let at = Instant::now() + wait;
         let witness = Witness::new(&self.world);
+        self.witness = Some(Rc::clone(&witness));
         tracing::info!(?mishap, ?wait, first = witness.first, "a session");
         let (asks, stop) = watch::channel(Stop::No);
         let mut board = Board::new("relay", "slot", meters());
         let shown = board.watch();
         let seen = Rc::clone(&witness);
         let task = spawn_local(async move {
-            let trouble = trouble(&seen, mishap, at);
-            let end = open(&seen, mishap, at).run(&mut board, stop, trouble, None).await;
+            let end = match open(&seen, mishap, at).await {
+                Ok(session) => {
+                    session.run(&mut board, stop, trouble(&seen, mishap, at), None).await
+                }
+                Err(fate) => End::Failed(fate),
+            };
             seen.ends(&end);
             end
         });
@@ -188,33 +196,6 @@ impl History {
         }
     }
 
-    /// What waits waits for a reason, and nothing else does.
-    fn check_stall(&self, witness: &Witness, shown: &Status) {
-        let world = &self.world;
-        let first = world.blocked.iter().position(|is_blocked| *is_blocked).unwrap();
-        let state = world.state.borrow();
-        assert_eq!(state.settled, first, "events before the first that waits are not settled");
-        assert_eq!(shown.state, State::Stalled, "it waits, and does not say so");
-        assert!(shown.last_error.is_some(), "it does not say for what");
-        let open = witness.open();
-        for number in open.clone() {
-            let waits = !witness.is_delivered(number);
-            assert_eq!(waits, world.blocked[number], "event {number} {waits}");
-        }
-        let before = world.script.events[first].position.commit;
-        let ends = world.script.transactions.iter().filter(|t| t.begin < before);
-        let last_end = ends.map(|t| t.end).max();
-        assert!(last_end.is_none_or(|end| end <= state.confirmed), "settled, and not confirmed");
-        if let Some(next) = world.script.events.get(open.end) {
-            let unacked = open.clone().filter(|number| world.blocked[*number]);
-            // A little more than a payload goes with each.
-            let bytes = |number: usize| world.script.events[number].payload.len() + 256 + 100;
-            let used = unacked.map(bytes).sum::<usize>() + next.payload.len() + 256 + 200;
-            let is_full = open.len() == world.limits.events || used as u64 > world.limits.bytes;
-            assert!(is_full, "it reads no more, and has room: {} open", open.len());
-        }
-    }
-
     /// Everybody who is still there comes to an end; then the promises about the whole.
     async fn end(mut self) -> (Tally, Duration) {
         for relay in self.left.drain(..) {
@@ -230,23 +211,33 @@ impl History {
             sleep_until(at).await;
         }
         world.look_at_kafka();
+        let waits = world.has_some_waiting();
         let state = &mut *world.state.borrow_mut();
-        let events = world.script.events.len();
-        let copies: u64 = state.copies.iter().map(|copies| u64::from(*copies)).sum();
-        if !world.ends_stalled() {
-            let lost = state.copies.iter().position(|copies| *copies == 0);
-            assert_eq!((lost, state.settled), (None, events), "an event is lost");
+        for (number, standing) in state.standing.iter().enumerate() {
+            let is_sent = *standing == Standing::Sent;
+            assert!(!is_sent || state.copies[number] > 0, "event {number} is lost");
         }
-        let distinct = state.copies.iter().filter(|copies| **copies > 0).count() as u64;
-        let duplicates = copies - distinct;
-        assert!(duplicates <= state.excused, "{duplicates} duplicates, {} excused", state.excused);
-        assert!(!world.is_calm || duplicates == 0, "{duplicates} duplicates without a fault");
-        assert!(!world.is_calm || state.tally.undrained == 0, "a stop had time, and did not drain");
-        state.tally.events += events as u64;
+        let repeats = |counts: &[u32]| -> u64 {
+            counts.iter().map(|count| u64::from(count.saturating_sub(1))).sum()
+        };
+        let duplicates = repeats(&state.copies);
+        let repeated = duplicates + repeats(&state.letters);
+        // A dead letter that was sent again can be given up again.
+        let again = state.asked_for + state.tally.redriven + state.tally.tried_anew;
+        let most = state.excused + again;
+        assert!(repeated <= most, "{repeated} duplicates, {most} excused");
+        assert!(!world.is_calm || repeated <= again, "{repeated} duplicates without a fault");
+        state.tally.events += world.script.events.len() as u64;
         state.tally.duplicates += duplicates;
-        state.tally.ended_stalled += u64::from(world.ends_stalled());
+        state.tally.ended_waiting += u64::from(waits);
         (state.tally, elapsed)
     }
+}
+
+/// Who cannot go on says so.
+fn check_board(is_full: bool, shown: &Status) {
+    assert_eq!(shown.state == State::Stalled, is_full, "it shows {:?}", shown.state);
+    assert!(!is_full || shown.last_error.is_some(), "it does not say for what it waits");
 }
 
 /// A promise was broken in a task: it is broken here.

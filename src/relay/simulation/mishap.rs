@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep_until};
 
-use super::script::{TABLE, event_map};
+use super::script::{TABLE, event_map, mapper};
 use super::sink::WatchedSink;
 use super::store::MemoryStore;
 use super::wal::{Connection, ScriptedWal};
@@ -17,12 +17,13 @@ use crate::metrics::Meters;
 use crate::relay::Fate;
 use crate::relay::capture::Capture;
 use crate::relay::flow::Flow;
+use crate::relay::load::load;
 use crate::relay::session::{Before, Session};
 use crate::sink::Sink;
 use crate::sink::memory::MemorySink;
 
 /// Long enough for any drain that can come to its end.
-pub(super) const LONG_GRACE: Duration = Duration::from_mins(4);
+pub(super) const LONG_GRACE: Duration = Duration::from_secs(90);
 
 /// What goes wrong in one session, besides what goes wrong by chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +66,16 @@ impl Mishap {
     }
 }
 
-/// A session as `place` opens one. What goes wrong with its connections does so `at` a moment.
-pub(super) fn open(
+/// A session as `place` opens one, with what is held. What goes wrong with its connections does so
+/// `at` a moment.
+///
+/// # Errors
+/// What is held could not be read.
+pub(super) async fn open(
     witness: &Rc<Witness>,
     mishap: Mishap,
     at: Instant,
-) -> Session<ScriptedWal, WatchedSink, MemoryStore> {
+) -> Result<Session<ScriptedWal, WatchedSink, MemoryStore>, Fate> {
     let world = &witness.world;
     let connection =
         |breaks: bool| Connection { cut_at: breaks.then_some(at), witness: Rc::clone(witness) };
@@ -83,7 +88,11 @@ pub(super) fn open(
     }
     let sink = WatchedSink { inner, witness: Rc::clone(witness) };
     let position = witness.position;
-    let flow = Flow::new(sink, Rc::new(store), world.limits, world.settle, position, meters());
+    let mut flow = Flow::new(sink, Rc::new(store), &world.flow, position, meters());
+    flow.mapper = Some(mapper());
+    flow.notices = Some(world.notices.subscribe());
+    load(&mut flow).await?;
+    witness.has_loaded();
     let breaks_after = match mishap {
         Mishap::StreamBreaksAfter(messages) => Some(messages),
         _ => None,
@@ -92,7 +101,7 @@ pub(super) fn open(
     let stream = ScriptedWal::start(breaks, breaks_after);
     let capture = Capture::new(event_map(), TABLE, position);
     let before = Before { swept_until: world.swept_until, flushed: world.swept_until };
-    Session::new(stream, capture, flow, before, meters())
+    Ok(Session::new(stream, capture, flow, before, meters()))
 }
 
 /// The writer's connection ends, and a moment later somebody notices.

@@ -16,12 +16,18 @@
 //! - what waits for ever is the bad event or topic alone, and the board says so;
 //! - every session ends for a reason that it was given, at once, and every history comes to an end.
 
+mod books;
+mod deliveries;
 mod history;
 mod mishap;
+mod people;
+mod rest;
 mod script;
 mod setting;
 mod sink;
+mod state;
 mod store;
+mod table;
 mod tally;
 mod wal;
 mod witness;

@@ -24,8 +24,8 @@ impl Sink for WatchedSink {
 
     fn send(&mut self, record: &Record<'_>, seq: Seq) -> Result<(), SendError> {
         let sent = self.inner.send(record, seq);
-        if matches!(sent, Err(SendError::Refused(_))) {
-            self.witness.is_refused();
+        if let Err(SendError::Refused(error)) = &sent {
+            self.witness.is_refused(seq, record, error);
         }
         match &sent {
             Ok(()) => self.witness.hands_over(seq, record),

@@ -51,5 +51,38 @@ tally! {
     full,
     full_windows,
     duplicates,
-    ended_stalled,
+    /// Events that left the fast way, for any reason, and for these.
+    held,
+    parked,
+    scheduled,
+    misfits,
+    /// Refused in a batch with others.
+    refused_with_others,
+    /// Records of the held way, and attempts that failed there.
+    tried_again,
+    refused_again,
+    /// Dead letters in Kafka, those without their values, and events that were given up.
+    dead_letters,
+    bare_letters,
+    dead,
+    /// Scheduled events that were published, and what else became of them.
+    came_due,
+    not_yet,
+    moved,
+    cancelled,
+    /// What operators asked for and got, or not.
+    tried_anew,
+    redriven,
+    skipped_by_hand,
+    discarded,
+    unblocked,
+    published_by_hand,
+    declined,
+    paused,
+    paused_topics,
+    /// Topics that got other numbers of partitions.
+    grown,
+    /// Histories that end with as many held events as may be, and with some that wait.
+    ended_full,
+    ended_waiting,
 }

@@ -1,28 +1,74 @@
 //! What one session was seen to do. It has no part in it, and knows it from the session's edges
-//! alone: what it read, handed over, was told, wrote and confirmed.
+//! alone: what it read, handed over, was told, wrote and confirmed. What it hands over is looked at
+//! in `deliveries`, what it writes in `books`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::world::{Change, World};
-use crate::ack::Seq;
+use super::script::Row;
+use super::world::World;
+use crate::ack::{Ordinal, Seq};
 use crate::lsn::{Lsn, Position};
 use crate::postgres::Feedback;
 use crate::relay::{End, Fate};
-use crate::sink::memory::MISREPORTED;
-use crate::sink::{Record, Report, SinkError};
-use crate::status::Batch;
 
 /// How far an event is within a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     Read,
-    UnderWay,
+    UnderWay(Seq),
+    /// It came back, for a reason of its own or not.
+    Failed(Seq),
     Delivered,
+}
+
+impl Progress {
+    /// Whether Kafka may have it.
+    pub(super) fn may_be_there(self) -> bool {
+        matches!(self, Progress::UnderWay(_) | Progress::Delivered)
+    }
+}
+
+/// What a session did with a held event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeldProgress {
+    pub(super) number: usize,
+    pub(super) progress: Progress,
+    /// Whether it went as a dead letter, and in a batch of its own.
+    pub(super) is_letter: bool,
+    pub(super) alone: bool,
+    /// Whether the dead letter was refused with its value.
+    pub(super) was_refused_whole: bool,
+}
+
+/// What a session has seen and done.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Events that the stream brought.
+    pub(super) read: usize,
+    /// Per event of the fast way that is not settled, how far it is.
+    pub(super) progress: BTreeMap<usize, Progress>,
+    /// The records of the fast way, by number.
+    pub(super) seqs: HashMap<Seq, usize>,
+    pub(super) alone: HashSet<Seq>,
+    /// What the rows of scheduled events said that were due, and which of them are not to go.
+    pub(super) due: HashMap<usize, Row>,
+    pub(super) not_due: HashMap<usize, Option<Row>>,
+    pub(super) held: BTreeMap<Ordinal, HeldProgress>,
+    /// Attempts that failed for the event's own sake and are not written yet, by event; and how
+    /// many were written of those held.
+    pub(super) blamed: HashMap<usize, u32>,
+    pub(super) attempts: HashMap<Ordinal, u32>,
+    /// What it was told of topics, and by operators.
+    pub(super) partitions: HashMap<String, i32>,
+    pub(super) known_partitions: HashMap<String, i32>,
+    pub(super) paused_topics: HashSet<String>,
+    pub(super) is_paused: bool,
 }
 
 /// The witness of one session.
@@ -30,32 +76,33 @@ pub(super) struct Witness {
     pub(super) world: Rc<World>,
     pub(super) epoch: i64,
     pub(super) position: Position,
-    /// The first event that was not settled when the session began: its number 0.
+    /// The first event that was not settled when the session began.
     pub(super) first: usize,
-    progress: RefCell<Vec<Progress>>,
-    /// How many of them are durably settled, and for how many the session was told so.
-    durable: Cell<usize>,
-    settled: Cell<usize>,
+    pub(super) seen: RefCell<Seen>,
+    /// How many of them the session was told to be settled.
+    pub(super) settled: Cell<usize>,
     /// How far the stream was taken, and the last whole transaction.
     brought: Cell<Lsn>,
     last_commit: Cell<Lsn>,
     last: Cell<Option<Feedback>>,
-    heard_at: Cell<Instant>,
+    pub(super) heard_at: Cell<Instant>,
     asked_at: Cell<Option<Instant>>,
     /// Since when there has been a record that was refused as it was handed over.
-    refused_at: Cell<Option<Instant>>,
+    pub(super) refused_at: Cell<Option<Instant>>,
     /// When another relay took over without this one knowing.
     pub(super) replaced_at: Cell<Option<Instant>>,
     /// The first reason to end that it was given.
     failed_at: Cell<Option<Instant>>,
     is_fenced: Cell<bool>,
-    is_puzzled: Cell<bool>,
+    pub(super) is_puzzled: Cell<bool>,
     /// Until when it has to end.
     pub(super) deadline: Cell<Option<Instant>>,
+    /// When it had loaded what is held: before, it does not stop.
+    pub(super) loaded_at: Cell<Option<Instant>>,
 }
 
 /// An ending takes no longer than this.
-const PROMPT: Duration = Duration::from_millis(500);
+pub(super) const PROMPT: Duration = Duration::from_millis(500);
 
 impl Witness {
     pub(super) fn new(world: &Rc<World>) -> Rc<Self> {
@@ -67,8 +114,7 @@ impl Witness {
             epoch,
             position,
             first,
-            progress: RefCell::default(),
-            durable: Cell::new(0),
+            seen: RefCell::default(),
             settled: Cell::new(0),
             brought: Cell::new(Lsn::INVALID),
             last_commit: Cell::new(Lsn::INVALID),
@@ -81,7 +127,13 @@ impl Witness {
             is_fenced: Cell::new(false),
             is_puzzled: Cell::new(false),
             deadline: Cell::new(None),
+            loaded_at: Cell::new(None),
         })
+    }
+
+    /// Whether it still has the place: then what is stored is its own doing.
+    pub(super) fn has_place(&self) -> bool {
+        self.world.state.borrow().epoch == self.epoch
     }
 
     /// It is given a reason to end, and does nothing else from then on.
@@ -96,30 +148,42 @@ impl Witness {
         self.world.tally(|tally| tally.fenced += 1);
     }
 
-    fn acts(&self) {
+    pub(super) fn acts(&self) {
         assert!(!self.is_fenced.get(), "it goes on, told that its place is lost");
         assert!(!self.is_puzzled.get(), "it goes on, told what it cannot know");
         assert!(self.failed_at.get().is_none(), "it goes on, told that it cannot");
     }
 
+    /// It begins to follow the stream.
+    pub(super) fn has_loaded(&self) {
+        self.loaded_at.set(Some(Instant::now()));
+        self.heard_at.set(Instant::now());
+    }
+
     /// The stream's next message is an event of `bytes` on the wire.
     pub(super) fn reads(&self, number: usize, bytes: usize) {
-        let mut progress = self.progress.borrow_mut();
+        let seen = &mut *self.seen.borrow_mut();
         if number < self.first {
             self.world.tally(|tally| tally.skipped += 1);
             return;
         }
-        assert_eq!(number, self.first + progress.len(), "the script skips an event");
-        let Range { start, end } = self.settled.get()..progress.len();
-        let limits = self.world.limits;
-        assert!(end - start < limits.events, "more events are open than the window has room for");
-        let is_open = |seq: &usize| progress[*seq] != Progress::Delivered;
-        let payload = |seq: usize| self.world.script.events[self.first + seq].payload.len() + 256;
-        let open: usize = (start..end).filter(is_open).map(payload).sum();
+        assert!(!seen.is_paused, "it reads on, told to pause");
+        assert_eq!(number, self.first + seen.read, "the script skips an event");
+        let open = self.open(seen);
+        let limits = self.world.flow.limits;
+        assert!(open.len() < limits.events, "more events are open than the window has room for");
+        let is_full = open.len() + 1 == limits.events;
+        let waits = |number: &usize| {
+            let row = &self.world.script.events[*number].row;
+            let progress = seen.progress.get(number);
+            row.due.is_none() && progress.is_some_and(|p| *p != Progress::Delivered)
+        };
+        let payload = |number: usize| self.world.script.events[number].row.payload.len() + 256;
+        let open: usize = open.filter(waits).map(payload).sum();
         let fits = open == 0 || (open + bytes) as u64 <= limits.bytes;
         assert!(fits, "{open} and {bytes} bytes are open, {} may be", limits.bytes);
-        progress.push(Progress::Read);
-        let is_full = end + 1 - start == limits.events;
+        seen.progress.insert(number, Progress::Read);
+        seen.read += 1;
         self.world.tally(|tally| tally.full_windows += u64::from(is_full));
     }
 
@@ -135,97 +199,8 @@ impl Witness {
     }
 
     /// Events that are read and not known to be settled.
-    pub(super) fn open(&self) -> Range<usize> {
-        self.first + self.settled.get()..self.first + self.progress.borrow().len()
-    }
-
-    pub(super) fn is_delivered(&self, number: usize) -> bool {
-        self.progress.borrow()[number - self.first] == Progress::Delivered
-    }
-
-    /// It handed a record over.
-    pub(super) fn hands_over(&self, seq: Seq, record: &Record<'_>) {
-        self.acts();
-        let mut progress = self.progress.borrow_mut();
-        let seq = usize::try_from(seq).unwrap();
-        let number = self.world.script.number(record.headers.get("event_id").unwrap());
-        assert_eq!(number, self.first + seq, "a record has the number of another event");
-        assert_eq!(progress[seq], Progress::Read, "event {number} is handed over twice");
-        let events = &self.world.script.events;
-        let lane = |number: usize| (&events[number].topic, &events[number].key);
-        let per_key = usize::try_from(self.world.limits.per_key).unwrap();
-        let mut room = per_key;
-        for earlier in (self.settled.get()..seq).filter(|_| record.key.is_some()) {
-            if lane(self.first + earlier) == lane(number) {
-                assert_ne!(progress[earlier], Progress::Read, "event {number} leaves one behind");
-                room -= usize::from(progress[earlier] == Progress::UnderWay);
-                assert!(room > 0, "more than {per_key} events of a key are under way");
-            }
-        }
-        progress[seq] = Progress::UnderWay;
-    }
-
-    /// A record was refused at once: nobody will report it.
-    pub(super) fn is_refused(&self) {
-        self.refused_at.set(self.refused_at.get().or(Some(Instant::now())));
-    }
-
-    /// It is told what became of records.
-    pub(super) fn hears(&self, delivered: &[Seq], reports: &[Report]) {
-        let now = Instant::now();
-        let refused_at = self.refused_at.take().unwrap_or(now);
-        assert!(now - refused_at <= PROMPT, "it sleeps over a record that was refused");
-        let mut progress = self.progress.borrow_mut();
-        for seq in delivered {
-            progress[usize::try_from(*seq).unwrap()] = Progress::Delivered;
-        }
-        for report in reports {
-            match report {
-                Report::Failed { seq, error, .. } => {
-                    progress[usize::try_from(*seq).unwrap()] = Progress::Read;
-                    let state = &mut *self.world.state.borrow_mut();
-                    match error {
-                        SinkError::Unknown(_) => {
-                            state.excused += 1;
-                            self.is_puzzled.set(true);
-                        }
-                        SinkError::Unavailable(text) => {
-                            state.tally.unavailable += 1;
-                            state.excused += u64::from(text == MISREPORTED);
-                        }
-                        SinkError::Refused(_) => state.tally.refusals += 1,
-                        _ => state.tally.topics_away += 1,
-                    }
-                }
-                Report::Topic { result: Err(_), .. } => {
-                    self.world.tally(|tally| tally.topics_away += 1);
-                }
-                Report::Fatal(_) => self.fails(),
-                Report::Topic { .. } | Report::Reachable(_) => {}
-            }
-        }
-    }
-
-    /// It settles a run: every event of it was acknowledged, to this very session.
-    pub(super) fn settles(&self, batch: &Batch) -> Change {
-        self.acts();
-        let numbers = batch.events.iter().map(|id| self.world.script.number(id));
-        let numbers: Vec<_> = numbers.collect();
-        let start = self.first + self.settled.get();
-        assert!(numbers.iter().copied().eq(start..start + numbers.len()), "settled: {numbers:?}");
-        for number in &numbers {
-            assert!(self.is_delivered(*number), "event {number} is settled before its ack");
-        }
-        let events = start..start + numbers.len();
-        Change { epoch: self.epoch, from: batch.from, to: batch.to, events }
-    }
-
-    pub(super) fn has_settled(&self, count: usize) {
-        self.durable.set(self.durable.get() + count);
-    }
-
-    pub(super) fn hears_of_settled(&self, count: usize) {
-        self.settled.set(self.settled.get() + count);
+    fn open(&self, seen: &Seen) -> Range<usize> {
+        self.first + self.settled.get()..self.first + seen.read
     }
 
     /// It tells the server how far it is. The server hangs up on those who are silent.
@@ -251,18 +226,19 @@ impl Witness {
         match end {
             End::Stopped { drained } => {
                 let deadline = self.deadline.get().expect("it stops, and nobody asked");
+                let deadline = deadline.max(self.loaded_at.get().unwrap_or(deadline));
                 assert!(now <= deadline + PROMPT, "it stops after its grace");
                 let world = &self.world;
                 world.tally(
                     |tally| if *drained { tally.drained += 1 } else { tally.undrained += 1 },
                 );
                 if *drained {
-                    assert_eq!(self.open().len(), 0, "drained, with open events");
-                    let confirmed = world.state.borrow().confirmed;
-                    assert!(confirmed >= self.last_commit.get(), "drained, and not confirmed");
+                    self.is_drained();
                 } else {
                     let is_early = now < deadline && self.failed_at.get().is_none();
                     assert!(!is_early, "it does not drain, and has time");
+                    let has_room = !world.is_full();
+                    assert!(!world.is_calm || !has_room, "a stop had time, and did not drain");
                 }
             }
             End::Failed(Fate::Reconnect(failure)) => {
@@ -283,12 +259,32 @@ impl Witness {
         self.is_over();
     }
 
+    /// Nothing that it did can come again.
+    fn is_drained(&self) {
+        let seen = self.seen.borrow();
+        assert_eq!(self.open(&seen).len(), 0, "drained, with open events");
+        let open = seen.progress.values().filter(|progress| **progress != Progress::Read);
+        assert_eq!(open.count(), 0, "drained, and not settled: {:?}", seen.progress);
+        let state = self.world.state.borrow();
+        assert!(state.confirmed >= self.last_commit.get(), "drained, and not confirmed");
+        for (ordinal, held) in &seen.held {
+            assert!(!self.can_repeat(*ordinal, held), "drained, with {held:?} not redeemed");
+        }
+    }
+
+    /// Whether a held event that may be in Kafka goes again.
+    fn can_repeat(&self, ordinal: Ordinal, held: &HeldProgress) -> bool {
+        let state = self.world.state.borrow();
+        let row = state.table.rows.get(&ordinal);
+        held.progress.may_be_there() && row.is_some_and(super::table::HeldRow::is_to_go)
+    }
+
     /// The session is over, whyever. What it had under way can come again.
     pub(super) fn is_over(&self) {
-        let progress = self.progress.borrow();
-        let open = &progress[self.durable.get()..];
-        let repeats = open.iter().filter(|progress| **progress != Progress::Read).count();
-        assert!(repeats <= self.world.limits.events, "more than a window can come again");
-        self.world.state.borrow_mut().excused += repeats as u64;
+        let seen = self.seen.borrow();
+        let fast = seen.progress.values().filter(|progress| progress.may_be_there()).count();
+        assert!(fast <= self.world.flow.limits.events, "more than a window can come again");
+        let held = seen.held.values().filter(|held| held.progress.may_be_there()).count();
+        self.world.state.borrow_mut().excused += (fast + held) as u64;
     }
 }

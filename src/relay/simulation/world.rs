@@ -1,67 +1,45 @@
-//! What outlives a session: the slot, the relay's row, the statuses, Kafka. Here the promises are
-//! checked, at every step that could break one.
+//! What outlives a session: the slot, the relay's row, the outbox, what is held, Kafka. Here the
+//! promises are checked, at every step that could break one.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::script::Script;
-use super::setting::{blocked, brokers, what_never_ends};
+use super::script::{Row, Script};
+use super::setting::Setting;
+use super::state::{Standing, State};
 use super::tally::Tally;
-use crate::ack::Limits;
 use crate::lsn::{Lsn, Position};
-use crate::outbox::Placement;
-use crate::relay::SettleConfig;
+use crate::relay::{DeadLetterConfig, FlowConfig};
 use crate::sink::memory::{Appended, Brokers};
+use crate::status::{Became, Change, HeldContent, HeldEvent, Hold, Orders, Reason, Verdict};
 
 /// One history's database and brokers.
 pub(super) struct World {
     pub(super) script: Script,
-    pub(super) limits: Limits,
-    pub(super) settle: SettleConfig,
+    pub(super) flow: FlowConfig,
     pub(super) brokers: Rc<RefCell<Brokers>>,
     /// Whether nothing happens to the relay but orderly stops.
     pub(super) is_calm: bool,
     pub(super) began: Instant,
     /// From here on nothing goes wrong any more, except what never ends.
     pub(super) calm_at: Instant,
-    /// The first so many events were published by a sweep; the stream repeats them.
+    /// The first so many events were read by a sweep; the stream repeats them.
     pub(super) swept: usize,
     pub(super) swept_until: Lsn,
-    /// The events that can never be published, and those behind them in their keys.
-    pub(super) blocked: Vec<bool>,
     pub(super) changed: Notify,
+    /// `NOTIFY`.
+    pub(super) notices: watch::Sender<u64>,
     pub(super) state: RefCell<State>,
     rng: RefCell<Rng>,
-    /// Per event, its lane and its place in that lane.
+    /// Per event that is in order, its lane and its place in that lane; and their events.
     lanes: Vec<Option<(usize, usize)>>,
-}
-
-/// What changes.
-pub(super) struct State {
-    /// `confirmed_flush_lsn`, and what a crash of the server makes of it.
-    pub(super) confirmed: Lsn,
-    persisted: Lsn,
-    /// The relay's row.
-    pub(super) epoch: i64,
-    pub(super) position: Position,
-    /// The first so many events are SENT.
-    pub(super) settled: usize,
-    pub(super) deferred: u64,
-    /// How often each event is in Kafka, and how much of the log was looked at.
-    pub(super) copies: Vec<u32>,
-    looked_at: usize,
-    /// Per lane, how many of its events are in Kafka.
-    published: Vec<usize>,
-    /// Copies that a fault explains.
-    pub(super) excused: u64,
-    pub(super) tally: Tally,
+    members: Vec<Vec<usize>>,
 }
 
 impl World {
@@ -69,62 +47,78 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let is_calm = seed.is_multiple_of(4);
         let script = Script::new(&mut rng);
-        let began = Instant::now();
-        let calm_at = began + millis(&mut rng, 2_000..20_000);
-        let per_key = if rng.u8(..5) == 0 { rng.u32(2..5) } else { 1 };
-        let limits = Limits { events: rng.usize(1..40), bytes: rng.u64(300..20_000), per_key };
-        let settle = SettleConfig { batch: rng.u64(1..20), interval: millis(&mut rng, 0..60) };
-        let has_swept = rng.u8(..6) == 0;
-        let swept = if has_swept { rng.usize(..=script.transactions.len()) } else { 0 };
-        let swept_until = swept.checked_sub(1).map_or(Lsn::INVALID, |last| {
-            let until = rng.usize(last..script.transactions.len());
-            script.transactions[until].end
-        });
-        let first = script.transactions.get(swept).map_or(Lsn::from_wire(u64::MAX), |t| t.begin);
-        let swept = script.events.iter().take_while(|event| event.position.commit < first).count();
-        let (lanes, lane_count) = lanes(&script);
-        let mut brokers = brokers(&script, &mut rng, began, calm_at, is_calm, per_key);
-        let bad = what_never_ends(&script, &mut rng, &mut brokers, is_calm, per_key, swept);
-        let blocked = blocked(&bad, &lanes, &brokers, &script, swept, calm_at);
-        let mut published = vec![0; lane_count];
-        for (number, event) in script.events.iter().enumerate().take(swept) {
-            let brokers = &mut brokers;
-            brokers.log.push(event.appended());
-            if let Some((lane, _)) = lanes[number] {
-                published[lane] += 1;
-            }
-        }
-        let mut copies = vec![0; script.events.len()];
-        copies[..swept].fill(1);
-        let state = State {
-            confirmed: Lsn::INVALID,
-            persisted: Lsn::INVALID,
-            epoch: 0,
-            position: Position::ORIGIN,
-            settled: swept,
-            deferred: rng.u64(..3),
-            copies,
-            looked_at: swept,
-            published,
-            excused: 0,
-            tally: Tally::default(),
-        };
-        Rc::new(Self {
+        let setting = Setting::new(&script, &mut rng, is_calm);
+        let Setting { flow, brokers, began, calm_at, swept, swept_until } = setting;
+        let (lanes, members) = lanes(&script);
+        let rows: Vec<_> = script.events.iter().map(|event| event.row.clone()).collect();
+        let state = State::new(rows, members.len(), rng.u64(..3));
+        let world = Self {
             script,
-            limits,
-            settle,
+            flow,
             brokers: Rc::new(RefCell::new(brokers)),
             is_calm,
             began,
             calm_at,
             swept,
             swept_until,
-            blocked,
             changed: Notify::new(),
+            notices: watch::Sender::new(0),
             state: RefCell::new(state),
             rng: RefCell::new(rng),
             lanes,
-        })
+            members,
+        };
+        world.sweep();
+        Rc::new(world)
+    }
+
+    /// What a sweep has left: what could go is in Kafka, the rest is held.
+    fn sweep(&self) {
+        let mut rng = self.fork();
+        let state = &mut *self.state.borrow_mut();
+        let mut is_closed = vec![false; self.members.len()];
+        for (number, event) in self.script.events.iter().enumerate().take(self.swept) {
+            let Appended { topic, parcel } = event.row.appended();
+            let lane = self.lanes[number].map(|(lane, _)| lane);
+            let is_behind = lane.is_some_and(|lane| is_closed[lane]);
+            let hold = if event.row.due.is_some() {
+                Hold { due: event.row.due, ..Hold::waiting(Reason::Scheduled) }
+            } else if event.row.is_misfit() {
+                Hold { exhausted: true, ..Hold::waiting(Reason::Dead) }
+            } else if is_behind {
+                Hold::waiting(Reason::Parked)
+            } else if rng.u8(..10) == 0 && state.table.to_go().count() < self.most_held() {
+                Hold::waiting(Reason::Topic)
+            } else {
+                self.brokers.borrow_mut().log.push(Appended { topic, parcel });
+                continue;
+            };
+            // A sweep that finds no room goes on later; these histories begin after it.
+            let is_full = state.table.to_go().count() >= self.most_held();
+            let hold = match hold.reason {
+                Reason::Parked if is_full => Hold { exhausted: true, ..Hold::waiting(Reason::Dead) },
+                _ => hold,
+            };
+            if let (Some(lane), Reason::Topic | Reason::Parked) = (lane, hold.reason) {
+                is_closed[lane] = true;
+            }
+            state.passed[number] = hold.reason == Reason::Dead;
+            let content = match hold.reason {
+                Reason::Scheduled => HeldContent::default(),
+                _ => event.row.content(),
+            };
+            let id = event.row.id.clone();
+            let event = HeldEvent { id, xid: 0, position: Position::ORIGIN, hold, content };
+            state.table.hold(number, &event);
+        }
+        for number in 0..self.swept {
+            if !state.table.has(number) {
+                state.standing[number] = Standing::Sent;
+                state.rows[number].as_mut().unwrap().is_pending = false;
+                state.noted[number] = true;
+            }
+        }
+        state.settled = self.swept;
     }
 
     /// Dice of its own for a part of the world.
@@ -136,6 +130,27 @@ impl World {
         Instant::now() < self.calm_at && !self.is_calm
     }
 
+    /// How many events may be held.
+    pub(super) fn most_held(&self) -> usize {
+        usize::try_from(self.flow.held.events.max(1)).unwrap()
+    }
+
+    /// What orders an event.
+    pub(super) fn lane(&self, number: usize) -> Option<(&str, &str)> {
+        let row = &self.script.events[number].row;
+        Some((row.topic.as_deref()?, row.key.as_deref()?))
+    }
+
+    /// Where an event's dead letter goes, if anywhere.
+    pub(super) fn letters(&self, number: usize) -> Option<String> {
+        let DeadLetterConfig { topic, default } = &self.flow.dead_letter;
+        let name = match &self.script.events[number].row.topic {
+            Some(own) => topic.replace("{topic}", own),
+            None => default.clone(),
+        };
+        (!name.is_empty()).then_some(name)
+    }
+
     /// The promises about Kafka, for what has arrived since the last look.
     pub(super) fn look_at_kafka(&self) {
         let mut brokers = self.brokers.borrow_mut();
@@ -143,25 +158,38 @@ impl World {
         let state = &mut *self.state.borrow_mut();
         for appended in &brokers.log[state.looked_at..] {
             let Appended { topic, parcel } = appended;
-            let headers = parcel.headers.view();
-            let number = self.script.number(headers.get("event_id").unwrap());
-            let event = &self.script.events[number];
-            let key = event.key.as_deref();
-            assert_eq!(**topic, *event.topic, "event {number} is in another topic");
-            assert_eq!(parcel.key.as_deref(), key.map(str::as_bytes), "event {number}'s key");
-            assert_eq!(parcel.value.as_deref(), Some(event.payload.as_bytes()), "of {number}");
-            if let Some(key) = key {
-                let partitions = brokers.topics[&event.topic].partitions;
-                let expected = Placement::of_key(key.as_bytes()).partition(partitions);
-                assert_eq!(parcel.partition, expected, "event {number} is in another partition");
+            let number = self.script.number(parcel.headers.view().get("event_id").unwrap());
+            let row = &self.script.events[number].row;
+            let key = row.key.as_deref().map(str::as_bytes);
+            assert_eq!(parcel.key.as_deref(), key, "event {number}'s key");
+            if row.topic.as_deref() != Some(topic) {
+                let letters = self.letters(number);
+                assert_eq!(letters.as_deref(), Some(&**topic), "event {number} is in another topic");
+                state.letters[number] += 1;
+                continue;
             }
             state.copies[number] += 1;
             if let (1, Some((lane, place))) = (state.copies[number], self.lanes[number]) {
-                assert_eq!(place, state.published[lane], "event {number} overtook one of its key");
-                state.published[lane] += 1;
+                let front = self.front(state, lane);
+                assert!(
+                    place < front,
+                    "event {number} overtook {} of its key",
+                    self.members[lane][front]
+                );
             }
         }
         state.looked_at = brokers.log.len();
+    }
+
+    /// The place in a lane of the first event that is not through.
+    fn front(&self, state: &mut State, lane: usize) -> usize {
+        let members = &self.members[lane];
+        let mut front = state.fronts[lane];
+        while members.get(front).is_some_and(|number| state.is_through(*number)) {
+            front += 1;
+        }
+        state.fronts[lane] = front;
+        front
     }
 
     /// Another relay, or a person, takes the place.
@@ -171,24 +199,83 @@ impl World {
         (state.epoch, state.position)
     }
 
-    /// `UPDATE … WHERE position = old AND epoch = mine`, and the statuses with it. Whether the
-    /// place was still there.
-    pub(super) fn settle(&self, change: &Change) -> bool {
+    /// `UPDATE … WHERE position = old AND epoch = mine`, and the statuses and the held ones with
+    /// it. Nothing if the place was lost.
+    pub(super) fn settle(&self, run: &Run) -> Option<Vec<i64>> {
         self.look_at_kafka();
         let state = &mut *self.state.borrow_mut();
-        if change.epoch != state.epoch || change.from != state.position {
-            assert_ne!(change.epoch, state.epoch, "it does not settle from where it stands");
+        if run.epoch != state.epoch || run.from != state.position {
+            assert_ne!(run.epoch, state.epoch, "it does not settle from where it stands");
+            return None;
+        }
+        let Range { start, end } = run.stream;
+        assert_eq!(start, state.settled, "a run does not begin behind the one before it");
+        let last = run.stream.clone().next_back();
+        let to = last.map_or(run.from, |last| self.script.events[last].position);
+        assert_eq!(run.to, to, "a run ends elsewhere");
+        for number in &run.sent {
+            state.is_sent(*number);
+            state.noted[*number] |= run.swept;
+        }
+        state.table.came_due(&run.came_due);
+        let ordinals = run.held.iter().map(|(number, event)| state.table.hold(*number, event));
+        let ordinals = ordinals.collect();
+        (state.position, state.settled) = (run.to, end);
+        state.tally.held += run.held.len() as u64;
+        self.check(state);
+        self.changed.notify_waiters();
+        Some(ordinals)
+    }
+
+    /// What became of held events, if the place is still there.
+    pub(super) fn redeem(&self, epoch: i64, changes: &[Change], swept: bool) -> bool {
+        self.look_at_kafka();
+        let state = &mut *self.state.borrow_mut();
+        if epoch != state.epoch {
             return false;
         }
-        let Range { start, end } = change.events;
-        assert_eq!(start, state.settled, "a run does not begin behind the one before it");
-        assert_eq!(change.to, self.script.events[end - 1].position, "a run ends elsewhere");
-        for number in start..end {
-            assert!(state.copies[number] > 0, "event {number} is SENT and not in Kafka");
+        for Change { ordinal, id, became, .. } in changes {
+            let number = self.script.number(id);
+            let is_there = state.table.rows.contains_key(ordinal);
+            match became {
+                Became::Sent => {
+                    state.is_sent(number);
+                    state.noted[number] |= swept;
+                }
+                Became::Removed(verdict) => {
+                    assert!(is_there, "event {number} is given up, and is not held");
+                    state.standing[number] = Standing::GivenUp;
+                    state.passed[number] = true;
+                    match verdict {
+                        Verdict::Skipped => state.tally.skipped_by_hand += 1,
+                        Verdict::Discarded => state.tally.discarded += 1,
+                    }
+                }
+                Became::Cancelled if is_there && state.standing[number] == Standing::Open => {
+                    state.standing[number] = Standing::Cancelled;
+                    state.tally.cancelled += 1;
+                }
+                Became::Held(hold) if hold.reason == Reason::Dead => state.passed[number] = true,
+                _ => {}
+            }
         }
-        (state.position, state.settled) = (change.to, end);
+        state.table.keep_books(changes);
+        self.check(state);
         self.changed.notify_waiters();
         true
+    }
+
+    /// An event is SENT, held or given up if and only if it lies at or before the position; and no
+    /// more are held than may be.
+    fn check(&self, state: &State) {
+        for number in 0..self.script.events.len() {
+            let is_known = state.standing[number] != Standing::Open || state.table.has(number);
+            assert_eq!(is_known, number < state.settled, "event {number}, at {}", state.settled);
+        }
+        let (count, bytes) = state.held();
+        assert!(count <= self.most_held(), "{count} events are held");
+        let most = self.flow.held.bytes;
+        assert!(bytes <= most || count == 1, "{bytes} bytes are held, {most} may be");
     }
 
     /// The server takes in a status update.
@@ -197,7 +284,7 @@ impl World {
         let state = &mut *self.state.borrow_mut();
         if let Some(event) = self.script.events.get(state.settled) {
             let open = event.position.commit;
-            assert!(lsn <= open, "{lsn} is confirmed, the event at {open} is not SENT");
+            assert!(lsn <= open, "{lsn} is confirmed, the event at {open} is not settled");
         }
         // What it can forget it may have forgotten already, or not yet.
         state.confirmed = state.confirmed.max(lsn);
@@ -213,21 +300,45 @@ impl World {
         state.confirmed = state.persisted;
     }
 
-    /// Whether everything is published, settled and confirmed.
-    pub(super) fn is_done(&self) -> bool {
+    /// Whether the stream is to leave out what a sweep has seen to.
+    pub(super) fn was_swept(&self, number: usize) -> bool {
         let state = self.state.borrow();
-        state.settled == self.script.events.len() && state.confirmed >= self.script.end()
+        let is_given_up = state.standing[number] == Standing::GivenUp;
+        state.noted[number] || is_given_up || state.table.has(number)
     }
 
-    pub(super) async fn done(&self) {
-        while !self.is_done() {
-            self.changed.notified().await;
+    /// What operators want.
+    pub(super) fn orders(&self) -> Orders {
+        let state = self.state.borrow();
+        let requested = state.table.rows.iter();
+        let requests = requested.filter_map(|(ordinal, row)| {
+            Some((state.table.entry(*ordinal)?, row.request?))
+        });
+        Orders {
+            paused: state.is_paused,
+            paused_topics: state.paused_topics.iter().cloned().collect(),
+            partitions: state.partitions.iter().map(|(name, count)| (name.clone(), *count)).collect(),
+            requests: requests.collect(),
         }
     }
 
-    /// Whether the history ends with events that wait.
-    pub(super) fn ends_stalled(&self) -> bool {
-        self.blocked.contains(&true)
+    /// What a row of the outbox says now; nothing if it is gone.
+    pub(super) fn row(&self, id: &str) -> Option<Row> {
+        self.state.borrow().rows[self.script.number(id)].clone()
+    }
+
+    pub(super) fn remember_partitions(&self, epoch: i64, partitions: &[(String, i32)]) -> bool {
+        let mut state = self.state.borrow_mut();
+        if epoch == state.epoch {
+            state.partitions.extend(partitions.iter().cloned());
+        }
+        epoch == state.epoch
+    }
+
+    /// Tells the relay that operators want something.
+    pub(super) fn notify(&self) {
+        self.notices.send_modify(|notices| *notices += 1);
+        self.changed.notify_waiters();
     }
 
     pub(super) fn tally(&self, count: impl FnOnce(&mut Tally)) {
@@ -236,31 +347,41 @@ impl World {
 }
 
 /// One settle transaction.
-#[derive(Debug, Clone)]
-pub(super) struct Change {
+#[derive(Debug)]
+pub(super) struct Run {
     pub(super) epoch: i64,
     pub(super) from: Position,
     pub(super) to: Position,
-    pub(super) events: Range<usize>,
+    /// Its events that the stream brought.
+    pub(super) stream: Range<usize>,
+    pub(super) sent: Vec<usize>,
+    /// Whether the stream may bring them again.
+    pub(super) swept: bool,
+    /// Those that were sent and had been scheduled.
+    pub(super) came_due: Vec<usize>,
+    pub(super) held: Vec<(usize, HeldEvent)>,
 }
 
 pub(super) fn millis(rng: &mut Rng, range: Range<u64>) -> Duration {
     Duration::from_millis(rng.u64(range))
 }
 
-/// The events of one key and topic are a lane.
-fn lanes(script: &Script) -> (Vec<Option<(usize, usize)>>, usize) {
-    let mut lengths: Vec<usize> = Vec::new();
-    let mut by_key = HashMap::new();
-    let lanes = script.events.iter().map(|event| {
-        let key = event.key.as_deref()?;
-        let lane = *by_key.entry((&*event.topic, key)).or_insert_with(|| {
-            lengths.push(0);
-            lengths.len() - 1
+/// The events of one key and topic are a lane; scheduled ones go when they are due.
+fn lanes(script: &Script) -> (Vec<Option<(usize, usize)>>, Vec<Vec<usize>>) {
+    let mut members: Vec<Vec<usize>> = Vec::new();
+    let mut by_key = std::collections::HashMap::new();
+    let lanes = script.events.iter().enumerate().map(|(number, event)| {
+        let row = &event.row;
+        let (Some(topic), Some(key), None) = (&row.topic, &row.key, row.due) else {
+            return None;
+        };
+        let lane = *by_key.entry((topic, key)).or_insert_with(|| {
+            members.push(Vec::new());
+            members.len() - 1
         });
-        lengths[lane] += 1;
-        Some((lane, lengths[lane] - 1))
+        members[lane].push(number);
+        Some((lane, members[lane].len() - 1))
     });
     let lanes = lanes.collect();
-    (lanes, lengths.len())
+    (lanes, members)
 }

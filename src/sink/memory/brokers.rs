@@ -43,10 +43,35 @@ pub(crate) const MISREPORTED: &str = "taken, and reported as not";
 #[derive(Debug, Clone)]
 pub(crate) struct Topic {
     pub(crate) partitions: i32,
+    /// When it gets others, and how many it has then.
+    pub(crate) grows: Option<(Instant, i32)>,
     /// The largest batch that it takes, until when.
     pub(crate) limit: (usize, Instant),
     /// When it takes nothing, and why.
     pub(crate) closed: Option<(Range<Instant>, SinkError)>,
+}
+
+impl Topic {
+    pub(crate) fn partitions_at(&self, at: Instant) -> i32 {
+        let grown = self.grows.filter(|(when, _)| *when <= at);
+        grown.map_or(self.partitions, |(_, partitions)| partitions)
+    }
+
+    /// Whether it takes nothing.
+    pub(crate) fn is_closed_at(&self, at: Instant) -> bool {
+        self.closed.as_ref().is_some_and(|(when, _)| when.contains(&at))
+    }
+}
+
+/// Of which of its records an event is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Refusal {
+    /// Its own.
+    Event,
+    /// Its dead letter.
+    Letter,
+    /// Its dead letter with a value.
+    WholeLetter,
 }
 
 /// A record that is in Kafka.
@@ -61,7 +86,7 @@ pub(crate) struct Brokers {
     pub(crate) temper: Temper,
     pub(crate) topics: HashMap<String, Topic>,
     /// How often the events of these ids are refused; `u32::MAX` for ever.
-    pub(crate) refusals: HashMap<String, u32>,
+    pub(crate) refusals: HashMap<(String, Refusal), u32>,
     /// What is there, in the order of its arrival.
     pub(crate) log: Vec<Appended>,
     pub(super) producers: Vec<Producer>,
@@ -199,10 +224,19 @@ impl Brokers {
         self.look_up(&batch.line.topic, at)?;
         let mut refused = false;
         for (_, parcel) in &batch.flights {
-            let id = parcel.headers.view().get("event_id").unwrap_or_default();
-            if let Some(left) = self.refusals.get_mut(id).filter(|left| **left > 0) {
-                refused = true;
-                *left = if *left == u32::MAX { u32::MAX } else { *left - 1 };
+            let headers = parcel.headers.view();
+            let id = headers.get("event_id").unwrap_or_default();
+            let kinds: &[Refusal] = match (headers.get("dlq-topic"), &parcel.value) {
+                (None, _) => &[Refusal::Event],
+                (Some(_), None) => &[Refusal::Letter],
+                (Some(_), Some(_)) => &[Refusal::Letter, Refusal::WholeLetter],
+            };
+            for kind in kinds {
+                let left = self.refusals.get_mut(&(id.to_owned(), *kind));
+                if let Some(left) = left.filter(|left| **left > 0) {
+                    refused = true;
+                    *left = if *left == u32::MAX { u32::MAX } else { *left - 1 };
+                }
             }
         }
         if refused {
@@ -232,7 +266,7 @@ impl Brokers {
             _ => {
                 let (limit, until) = topic.limit;
                 let max_message_bytes = (at < until).then_some(limit);
-                Ok(TopicInfo { partitions: topic.partitions, max_message_bytes })
+                Ok(TopicInfo { partitions: topic.partitions_at(at), max_message_bytes })
             }
         }
     }

@@ -1,0 +1,121 @@
+//! Whether everything has come to rest: what is not through waits for a reason that does not pass.
+
+use tokio::time::Instant;
+
+use super::state::{Standing, State};
+use super::table::HeldRow;
+use super::world::World;
+use crate::relay::OnExhausted;
+use crate::relay::board::wall_clock;
+use crate::sink::memory::Refusal;
+use crate::status::{Reason, Request};
+
+impl World {
+    /// What still has to happen; nothing if all is at rest.
+    pub(super) fn unrest(&self) -> Option<String> {
+        self.look_at_kafka();
+        let state = &*self.state.borrow();
+        for (ordinal, row) in &state.table.rows {
+            if let Some(why) = self.unrest_of(state, *ordinal, row) {
+                return Some(format!("event {}: {why}; {:?}", row.number, row.hold));
+            }
+        }
+        let Some(first) = self.script.events.get(state.settled) else {
+            let is_confirmed = state.confirmed >= self.script.end();
+            return (!is_confirmed).then(|| "not everything is confirmed".to_owned());
+        };
+        if !self.is_full() {
+            return Some(format!("event {} is not settled", state.settled));
+        }
+        let before = first.position.commit;
+        let ends = self.script.transactions.iter().filter(|t| t.begin < before);
+        let last_end = ends.map(|t| t.end).max();
+        let is_confirmed = last_end.is_none_or(|end| end <= state.confirmed);
+        (!is_confirmed).then(|| "what is settled is not confirmed".to_owned())
+    }
+
+    /// Whether the first event that is not settled is to be held, and finds no room.
+    pub(super) fn is_full(&self) -> bool {
+        let state = &*self.state.borrow();
+        let Some(first) = self.script.events.get(state.settled) else {
+            return false;
+        };
+        let (count, bytes) = state.held();
+        let held = self.flow.held;
+        let size = (first.row.payload.len() + 400 * (count + 1)) as u64;
+        if count == 0 || count < self.most_held() && bytes + size <= held.bytes {
+            return false;
+        }
+        let lane = self.lane(state.settled);
+        let mut same = state.table.to_go().filter(|(_, row)| self.lane(row.number) == lane);
+        let is_behind = lane.is_some() && same.next().is_some();
+        let is_refused = self.was_to_be_refused(state.settled);
+        let is_away = first.row.topic.as_deref().is_some_and(|name| self.is_away(state, name));
+        is_behind || is_refused || is_away || first.row.is_misfit()
+    }
+
+    /// Whether Kafka has, or had, something against an event.
+    fn was_to_be_refused(&self, number: usize) -> bool {
+        let id = self.script.events[number].row.id.clone();
+        self.brokers.borrow().refusals.contains_key(&(id, Refusal::Event))
+    }
+
+    /// Whether a topic takes no records.
+    fn is_away(&self, state: &State, name: &str) -> bool {
+        let (brokers, now) = (self.brokers.borrow(), Instant::now());
+        let topic = &brokers.topics[name];
+        let has_grown = state.partitions.get(name).is_some_and(|n| *n != topic.partitions_at(now));
+        topic.is_closed_at(now) || has_grown || state.paused_topics.contains(name)
+    }
+
+    /// Why a held event is to go on.
+    fn unrest_of(&self, state: &State, ordinal: i64, row: &HeldRow) -> Option<&'static str> {
+        let is_full = state.held().0 >= self.most_held() || self.flow.held.bytes < 1 << 30;
+        match (row.hold.reason, row.request) {
+            (Reason::Dead, Some(Request::Retry)) if is_full => return None,
+            (_, Some(_)) => return Some("an operator wants something of it"),
+            (Reason::Dead, None) => return None,
+            (Reason::Scheduled, None) => {
+                let is_due = row.hold.due? <= wall_clock();
+                let is_stopped = self.script.events.len() > state.settled;
+                return (is_due && !is_stopped).then_some("it is due");
+            }
+            (Reason::Retry | Reason::Topic | Reason::Parked, None) => {}
+        }
+        let lane = self.lane(row.number);
+        let mut before = state.table.to_go().filter(|(other, _)| *other < ordinal);
+        if lane.is_some() && before.any(|(_, other)| self.lane(other.number) == lane) {
+            return None;
+        }
+        let blocks = self.flow.retry.on_exhausted == OnExhausted::Block;
+        if row.hold.exhausted && row.hold.due.is_none() {
+            return (!blocks).then_some("it is blocked");
+        }
+        if row.hold.due.is_some_and(|due| due > wall_clock()) && row.hold.reason == Reason::Retry {
+            return Some("it goes again");
+        }
+        if !row.hold.exhausted {
+            let topic = row.content.parcel.topic.as_deref();
+            let is_away = topic.is_some_and(|name| self.is_away(state, name));
+            return (!is_away).then_some("it is to go");
+        }
+        let name = self.letters(row.number);
+        let is_away = name.as_deref().is_some_and(|name| self.is_away(state, name));
+        (!is_away).then_some("it is to be given up")
+    }
+
+    /// Whether some events wait.
+    pub(super) fn has_some_waiting(&self) -> bool {
+        let state = self.state.borrow();
+        let is_open = |standing: &Standing| *standing == Standing::Open;
+        state.table.to_go().next().is_some() && state.standing.iter().any(is_open)
+    }
+
+    /// All that nothing goes wrong with any more has come to rest.
+    pub(super) async fn at_rest(&self) {
+        tokio::time::sleep_until(self.calm_at).await;
+        while !self.state.borrow().is_left_alone || self.unrest().is_some() {
+            self.changed.notified().await;
+        }
+    }
+}
