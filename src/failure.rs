@@ -281,7 +281,8 @@ impl Code {
                 "raise the topic's max.message.bytes; the relay looks before every attempt"
             }
             Code::EventRefused => {
-                "see the reason; correct the topic's configuration: the relay tries again by itself"
+                "see the reason and correct the topic's configuration; an event is tried again by \
+                 itself, an answer that is not known stops the relay: report it"
             }
             Code::ProducerFatal => "nothing: the relay has replaced its producer",
             Code::PartitionsChanged => {
