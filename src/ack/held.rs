@@ -127,6 +127,14 @@ impl HeldLanes {
         })
     }
 
+    /// Whether the lane's first event is going, or could; so it is where there is none.
+    pub fn goes_on(&self, lane: Lane, now: Moment) -> bool {
+        self.lanes.get(&lane).is_none_or(|queue| {
+            let is_due = |(due, _): (Moment, Ordinal)| due <= now;
+            queue.going.is_some() || queue.time().is_some_and(is_due)
+        })
+    }
+
     /// When the next event is due.
     pub fn next_due(&self) -> Option<Moment> {
         self.due.first().map(|(due, ..)| *due)
@@ -217,6 +225,11 @@ mod tests {
             held.remove(LANE, ordinal);
         }
         assert!(held.is_ending(LANE, 1), "few are left");
+        assert!(held.goes_on(LANE, 0));
+        held.put_back(LANE, 70, Some(5));
+        assert_eq!((held.goes_on(LANE, 4), held.goes_on(LANE, 5)), (false, true));
+        held.put_back(LANE, 70, None);
+        assert!(!held.goes_on(LANE, LONG), "its first event waits for an operator");
         held.stands(LANE);
         assert!(!held.is_ending(LANE, LONG));
     }

@@ -519,7 +519,15 @@ impl<T> HeldWay<T> {
             return;
         };
         let (lane, is_gated) = (known.lane, known.is_gated);
-        if self.lanes.remove(lane, ordinal) && is_gated {
+        if !self.lanes.remove(lane, ordinal) {
+            return;
+        }
+        if !self.lanes.goes_on(lane, wall_clock()) {
+            // Who joined it waits no longer for one that may wait for ever.
+            self.lanes.stands(lane);
+            publisher.park(lane);
+        }
+        if is_gated {
             publisher.release(lane);
         }
     }
@@ -716,7 +724,10 @@ fn headers<S: Sink>(
 ) -> HeaderList {
     let mut headers = body.headers.clone();
     if known.redelivery && !known.hold.exhausted {
-        headers.add("outboxd-redelivery", Some("true"));
+        // It may have come by an earlier way with it.
+        if headers.view().get("outboxd-redelivery").is_none() {
+            headers.add("outboxd-redelivery", Some("true"));
+        }
     }
     if known.hold.exhausted {
         let topic = known.topic.and_then(|topic| publisher.topics.name(topic));

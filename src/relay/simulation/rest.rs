@@ -10,6 +10,8 @@ use crate::relay::board::wall_clock;
 use crate::sink::memory::Refusal;
 use crate::status::{Reason, Request};
 
+const A_DAY: i64 = 86_400_000_000;
+
 impl World {
     /// What still has to happen; nothing if all is at rest.
     pub(super) fn unrest(&self) -> Option<String> {
@@ -76,9 +78,10 @@ impl World {
             (_, Some(_)) => return Some("an operator wants something of it"),
             (Reason::Dead, None) => return None,
             (Reason::Scheduled, None) => {
-                let is_due = row.hold.due? <= wall_clock();
+                // Nobody waits for the end of time.
+                let will_be_due = row.hold.due.is_some_and(|due| due < wall_clock() + A_DAY);
                 let is_stopped = self.script.events.len() > state.settled;
-                return (is_due && !is_stopped).then_some("it is due");
+                return (will_be_due && !is_stopped).then_some("it is scheduled");
             }
             (Reason::Retry | Reason::Topic | Reason::Parked, None) => {}
         }
