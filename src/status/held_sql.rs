@@ -168,8 +168,11 @@ impl FailureColumns {
             others.push(format!("{} = $3::int8", quote_ident(&column.name)));
         }
         if let Some(column) = &map.last_error {
-            // A cast to the column's own type cuts what is too long for it.
-            let own = table.type_sql(&column.name).unwrap_or("text");
+            // A cast to the column's own type cuts what is too long for it: `varchar(255)`.
+            let own = match column.type_name.as_str() {
+                limited if limited.starts_with("character") => limited,
+                _ => table.type_sql(&column.name).unwrap_or("text"),
+            };
             others.push(format!("{} = $4::text::{own}", quote_ident(&column.name)));
         }
         if let Some(column) = &map.next_attempt_at {

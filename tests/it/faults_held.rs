@@ -161,7 +161,7 @@ async fn f23_a_dead_letter_topic_that_takes_nothing_loses_nothing() {
 /// An event is larger than its topic takes; then the topic takes more.
 #[tokio::test]
 async fn f29_an_event_that_is_too_large_is_failed_and_goes_when_the_topic_takes_it() {
-    let (small, _, options) = proxied("f29").await;
+    let (small, _proxy, options) = proxied("f29").await;
     let relay = options.set("retry.max_attempts", "1000").start_ready().await;
     small
         .database

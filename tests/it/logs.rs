@@ -219,6 +219,7 @@ async fn no_level_logs_a_payload() {
     let held = "SELECT count(*) FROM outboxd.held_event WHERE reason = 'scheduled'";
     eventually("it to be held", SOON, || async { small.database.count(held).await == 1 }).await;
     assert!(relay.has_logged("TRACE"));
+    relay.signal(nix::sys::signal::Signal::SIGKILL);
     let told: Vec<_> = relay.logged().into_iter().filter(|line| line.contains("canary-")).collect();
     assert!(told.is_empty(), "{told:?}");
     small.clear().await;
