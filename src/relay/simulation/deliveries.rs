@@ -159,7 +159,9 @@ impl Witness {
         if !is_letter {
             let may_go = !row.hold.exhausted && row.is_to_go();
             assert!(may_go || is_asked, "event {number} was given up, and goes");
-            is_record_of(parcel, row.content.redelivery || is_asked, record, number);
+            let says_so = record.headers.get("outboxd-redelivery").is_some();
+            let redelivery = row.content.redelivery || is_asked && says_so;
+            is_record_of(parcel, redelivery, record, number);
             return;
         }
         assert_eq!(self.world.letters(number).as_deref(), Some(record.topic), "of {number}");
