@@ -13,6 +13,9 @@ impl Witness {
     /// It settles a run: every event of it was acknowledged to this very session, or is held.
     pub(super) fn settles(&self, batch: &Batch) -> Run {
         self.acts();
+        if !self.has_place() {
+            return self.nothing(batch);
+        }
         let script = &self.world.script;
         let seen = &mut *self.seen.borrow_mut();
         let begin = self.first + self.settled.get();
@@ -48,6 +51,13 @@ impl Witness {
             came_due,
             held,
         }
+    }
+
+    /// What is settled by a relay that has lost its place.
+    fn nothing(&self, batch: &Batch) -> Run {
+        let (epoch, from, to) = (self.epoch, batch.from, batch.to);
+        let (sent, came_due, held) = (Vec::new(), Vec::new(), Vec::new());
+        Run { epoch, from, to, stream: 0..0, sent, swept: false, came_due, held }
     }
 
     /// What is held of an event is the event, and stands as what became of it.

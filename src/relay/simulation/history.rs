@@ -22,8 +22,6 @@ use crate::shutdown::Stop;
 const PATIENCE: Duration = Duration::from_mins(6);
 /// A stop that cannot drain has so long.
 const SHORT_GRACE: Duration = Duration::from_secs(3);
-/// The board is brought up to date within this.
-const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs the history of a seed. Gives what happened in it.
 pub(super) fn run(seed: u64) -> (Tally, Duration) {
@@ -38,7 +36,9 @@ pub(super) fn run(seed: u64) -> (Tally, Duration) {
         let is_over = timeout_at(limit, history.live()).await;
         if is_over.is_err() {
             let progress = history.witness.map(|w| w.seen.borrow().progress.clone());
-            panic!("it hangs: {:?}; open: {progress:?}", history.world.unrest());
+            let (world, held) = (&history.world, history.world.state.borrow().held());
+            let unrest = world.unrest();
+            panic!("it hangs: {unrest:?}; {held:?} of {:?}; open: {progress:?}", world.flow.held);
         }
         history.end().await
     })
@@ -97,10 +97,7 @@ impl History {
     async fn session(&mut self) -> Next {
         let mut session = self.start();
         let world = Rc::clone(&self.world);
-        let over = async {
-            world.at_rest().await;
-            sleep(SHOWN_AFTER).await;
-        };
+        let over = world.at_rest();
         let mut over = std::pin::pin!(over);
         let (mut is_due, mut is_over) = (true, false);
         let end = loop {
@@ -116,9 +113,8 @@ impl History {
                 }
                 () = &mut over, if !is_over => {
                     (is_over, is_due) = (true, false);
-                    assert_eq!(world.unrest(), None, "it did not rest for long");
                     let is_full = world.is_full();
-                    check_board(is_full, &session.shown.borrow());
+                    self.check_board(is_full, &session.shown.borrow());
                     world.tally(|tally| tally.ended_full += u64::from(is_full));
                     session.ask(Some(if is_full { SHORT_GRACE } else { LONG_GRACE }));
                 }
@@ -196,6 +192,15 @@ impl History {
         }
     }
 
+    /// Who cannot go on says so.
+    fn check_board(&self, is_full: bool, shown: &Status) {
+        let is_stalled = shown.state == State::Stalled;
+        assert!(is_full || !is_stalled, "it says that it stalls");
+        let waits = self.world.state.borrow().settled < self.world.script.events.len();
+        assert!(is_stalled || !waits, "it stalls, and says {:?}", shown.state);
+        assert!(!waits || shown.last_error.is_some(), "it does not say for what it waits");
+    }
+
     /// Everybody who is still there comes to an end; then the promises about the whole.
     async fn end(mut self) -> (Tally, Duration) {
         for relay in self.left.drain(..) {
@@ -232,12 +237,6 @@ impl History {
         state.tally.ended_waiting += u64::from(waits);
         (state.tally, elapsed)
     }
-}
-
-/// Who cannot go on says so.
-fn check_board(is_full: bool, shown: &Status) {
-    assert_eq!(shown.state == State::Stalled, is_full, "it shows {:?}", shown.state);
-    assert!(!is_full || shown.last_error.is_some(), "it does not say for what it waits");
 }
 
 /// A promise was broken in a task: it is broken here.

@@ -57,6 +57,7 @@ fn operate(world: &World, rng: &mut Rng) {
             let name = format!("topic-{}", rng.usize(..world.script.topics));
             let name = if rng.u8(..4) == 0 { format!("{name}.dlq") } else { name };
             if !state.paused_topics.remove(&name) {
+                state.were_paused.insert(name.clone());
                 state.paused_topics.insert(name);
                 state.tally.paused_topics += 1;
             }

@@ -1,6 +1,8 @@
 //! Whether everything has come to rest: what is not through waits for a reason that does not pass.
 
-use tokio::time::Instant;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::state::{Standing, State};
 use super::table::HeldRow;
@@ -11,6 +13,8 @@ use crate::sink::memory::Refusal;
 use crate::status::{Reason, Request};
 
 const A_DAY: i64 = 86_400_000_000;
+/// By then the board is up to date, and who was only slow has gone on.
+const RESTS_FOR: Duration = Duration::from_secs(3);
 
 impl World {
     /// What still has to happen; nothing if all is at rest.
@@ -22,38 +26,43 @@ impl World {
                 return Some(format!("event {}: {why}; {:?}", row.number, row.hold));
             }
         }
-        let Some(first) = self.script.events.get(state.settled) else {
-            let is_confirmed = state.confirmed >= self.script.end();
-            return (!is_confirmed).then(|| "not everything is confirmed".to_owned());
-        };
-        if !self.is_full() {
+        if state.settled < self.script.events.len() && !self.is_full() {
             return Some(format!("event {} is not settled", state.settled));
         }
-        let before = first.position.commit;
-        let ends = self.script.transactions.iter().filter(|t| t.begin < before);
-        let last_end = ends.map(|t| t.end).max();
-        let is_confirmed = last_end.is_none_or(|end| end <= state.confirmed);
-        (!is_confirmed).then(|| "what is settled is not confirmed".to_owned())
+        // One that came due and waits for room is before the commits that were read after it.
+        let is_confirmed = state.confirmed >= self.script.end();
+        (!is_confirmed && !self.is_full()).then(|| "not everything is confirmed".to_owned())
     }
 
-    /// Whether the first event that is not settled is to be held, and finds no room.
+    /// Whether an event that is to be held finds no room.
     pub(super) fn is_full(&self) -> bool {
         let state = &*self.state.borrow();
-        let Some(first) = self.script.events.get(state.settled) else {
-            return false;
+        let is_due = |row: &&HeldRow| {
+            let is_due = row.hold.due.is_some_and(|due| due <= wall_clock());
+            row.hold.reason == Reason::Scheduled && is_due
         };
+        let due = state.table.rows.values().filter(is_due).map(|row| row.number);
+        let next = (state.settled < self.script.events.len()).then_some(state.settled);
+        due.chain(next).any(|number| self.finds_no_room(state, number))
+    }
+
+    fn finds_no_room(&self, state: &State, number: usize) -> bool {
+        let row = &self.script.events[number].row;
         let (count, bytes) = state.held();
         let held = self.flow.held;
-        let size = (first.row.payload.len() + 400 * (count + 1)) as u64;
+        let size = (row.payload.len() + 400 * (count + 1)) as u64;
         if count == 0 || count < self.most_held() && bytes + size <= held.bytes {
             return false;
         }
-        let lane = self.lane(state.settled);
-        let mut same = state.table.to_go().filter(|(_, row)| self.lane(row.number) == lane);
-        let is_behind = lane.is_some() && same.next().is_some();
-        let is_refused = self.was_to_be_refused(state.settled);
-        let is_away = first.row.topic.as_deref().is_some_and(|name| self.is_away(state, name));
-        is_behind || is_refused || is_away || first.row.is_misfit()
+        // What is to be held waits for room, even where its key goes on meanwhile.
+        let lane = self.lane(number);
+        let mut others = (0..self.script.events.len()).filter(|other| state.was_held[*other]);
+        let was_behind = lane.is_some() && others.any(|other| self.lane(other) == lane);
+        let was_away = row.topic.as_ref().is_some_and(|name| {
+            let topic = &self.brokers.borrow().topics[name];
+            topic.closed.is_some() || topic.grows.is_some() || state.were_paused.contains(name)
+        });
+        was_behind || self.was_to_be_refused(number) || was_away || row.is_misfit()
     }
 
     /// Whether Kafka has, or had, something against an event.
@@ -72,16 +81,19 @@ impl World {
 
     /// Why a held event is to go on.
     fn unrest_of(&self, state: &State, ordinal: i64, row: &HeldRow) -> Option<&'static str> {
-        let is_full = state.held().0 >= self.most_held() || self.flow.held.bytes < 1 << 30;
+        let is_full = self.is_full();
+        let (count, bytes) = state.held();
+        let size = row.bytes() + 400 * (count as u64 + 1);
+        let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
         match (row.hold.reason, row.request) {
-            (Reason::Dead, Some(Request::Retry)) if is_full => return None,
+            (Reason::Dead, Some(Request::Retry)) if !has_room => return None,
+            (Reason::Scheduled, Some(_)) if is_full => return None,
             (_, Some(_)) => return Some("an operator wants something of it"),
             (Reason::Dead, None) => return None,
             (Reason::Scheduled, None) => {
                 // Nobody waits for the end of time.
                 let will_be_due = row.hold.due.is_some_and(|due| due < wall_clock() + A_DAY);
-                let is_stopped = self.script.events.len() > state.settled;
-                return (will_be_due && !is_stopped).then_some("it is scheduled");
+                return (will_be_due && !is_full).then_some("it is scheduled");
             }
             (Reason::Retry | Reason::Topic | Reason::Parked, None) => {}
         }
@@ -114,11 +126,17 @@ impl World {
         state.table.to_go().next().is_some() && state.standing.iter().any(is_open)
     }
 
-    /// All that nothing goes wrong with any more has come to rest.
+    /// All that nothing goes wrong with any more has come to rest, and rests.
     pub(super) async fn at_rest(&self) {
-        tokio::time::sleep_until(self.calm_at).await;
-        while !self.state.borrow().is_left_alone || self.unrest().is_some() {
-            self.changed.notified().await;
+        sleep_until(self.calm_at).await;
+        loop {
+            while !self.state.borrow().is_left_alone || self.unrest().is_some() {
+                self.changed.notified().await;
+            }
+            sleep(RESTS_FOR).await;
+            if self.unrest().is_none() {
+                return;
+            }
         }
     }
 }

@@ -30,12 +30,16 @@ pub(super) struct State {
     /// Nobody does anything any more.
     pub(super) is_left_alone: bool,
     pub(super) paused_topics: BTreeSet<String>,
+    /// Every topic that was ever paused.
+    pub(super) were_paused: BTreeSet<String>,
     pub(super) partitions: BTreeMap<String, i32>,
     /// The first so many events are SENT, held or given up.
     pub(super) settled: usize,
     pub(super) standing: Vec<Standing>,
     /// A sweep has published them, as the ledger says.
     pub(super) noted: Vec<bool>,
+    /// They were held at some time, and not as scheduled.
+    pub(super) was_held: Vec<bool>,
     pub(super) deferred: u64,
     pub(super) table: HeldTable,
     /// The outbox.
@@ -65,10 +69,12 @@ impl State {
             is_paused: false,
             is_left_alone: false,
             paused_topics: BTreeSet::new(),
+            were_paused: BTreeSet::new(),
             partitions: BTreeMap::new(),
             settled: 0,
             standing: vec![Standing::Open; events],
             noted: vec![false; events],
+            was_held: vec![false; events],
             deferred,
             table: HeldTable::default(),
             rows: rows.into_iter().map(Some).collect(),

@@ -87,22 +87,25 @@ impl World {
                 Hold { exhausted: true, ..Hold::waiting(Reason::Dead) }
             } else if is_behind {
                 Hold::waiting(Reason::Parked)
-            } else if rng.u8(..10) == 0 && state.table.to_go().count() < self.most_held() {
+            } else if rng.u8(..10) == 0 {
                 Hold::waiting(Reason::Topic)
             } else {
                 self.brokers.borrow_mut().log.push(Appended { topic, parcel });
                 continue;
             };
             // A sweep that finds no room goes on later; these histories begin after it.
-            let is_full = state.table.to_go().count() >= self.most_held();
+            let (count, bytes) = state.held();
+            let size = event.row.payload.len() as u64;
+            let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
             let hold = match hold.reason {
-                Reason::Parked if is_full => Hold { exhausted: true, ..Hold::waiting(Reason::Dead) },
+                Reason::Topic | Reason::Parked if !has_room => Hold { exhausted: true, ..Hold::waiting(Reason::Dead) },
                 _ => hold,
             };
             if let (Some(lane), Reason::Topic | Reason::Parked) = (lane, hold.reason) {
                 is_closed[lane] = true;
             }
             state.passed[number] = hold.reason == Reason::Dead;
+            state.was_held[number] = hold.reason != Reason::Scheduled;
             let content = match hold.reason {
                 Reason::Scheduled => HeldContent::default(),
                 _ => event.row.content(),
@@ -218,8 +221,11 @@ impl World {
             state.noted[*number] |= run.swept;
         }
         state.table.came_due(&run.came_due);
-        let ordinals = run.held.iter().map(|(number, event)| state.table.hold(*number, event));
-        let ordinals = ordinals.collect();
+        let mut ordinals = Vec::new();
+        for (number, event) in &run.held {
+            state.was_held[*number] |= event.hold.reason != Reason::Scheduled;
+            ordinals.push(state.table.hold(*number, event));
+        }
         (state.position, state.settled) = (run.to, end);
         state.tally.held += run.held.len() as u64;
         self.check(state);
