@@ -164,7 +164,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let mut more = true;
         while more {
             let now = Instant::now();
-            self.flow.settler.gives_way = self.in_question.is_some();
+            self.flow.settler.gives_way = self.can_answer();
             self.flow.held.swept = self.before.swept_until.is_valid();
             self.flow.settler.swept_before = self.before.swept_until.is_valid();
             self.flow.advance(now, self.is_draining)?;
@@ -215,11 +215,17 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         Ok(true)
     }
 
+    /// Whether there is a message in question, and room for its event: a scheduled one may have taken
+    /// it meanwhile.
+    fn can_answer(&self) -> bool {
+        self.in_question.as_ref().is_some_and(|(data, _)| self.flow.has_room(data.len()))
+    }
+
     /// Takes the message in question, if there is one and the store can be asked. Whether there is
     /// none left.
     async fn answer(&mut self, now: Instant) -> Result<bool, Fate> {
         // The question goes over the session that settles.
-        if self.flow.is_busy() {
+        if self.flow.is_busy() || !self.can_answer() {
             return Ok(self.in_question.is_none());
         }
         if let Some((data, oversize)) = self.in_question.take() {
