@@ -178,7 +178,7 @@ impl<T> HeldWay<T> {
             return;
         }
         let topic = entry.topic.as_deref().and_then(|name| publisher.topic(name, now));
-        self.know(entry, topic, leaving.lane, leaving.bytes);
+        self.know(entry, topic, leaving.lane, leaving.bytes, publisher);
     }
 
     /// A scheduled event is not held as one any more.
@@ -201,10 +201,17 @@ impl<T> HeldWay<T> {
         if let Some(lane) = lane {
             publisher.window.close(lane);
         }
-        self.know(entry, topic, lane, bytes);
+        self.know(entry, topic, lane, bytes, publisher);
     }
 
-    fn know(&mut self, entry: HeldEntry, topic: Option<TopicId>, lane: Option<Lane>, bytes: u64) {
+    fn know<S: Sink>(
+        &mut self,
+        entry: HeldEntry,
+        topic: Option<TopicId>,
+        lane: Option<Lane>,
+        bytes: u64,
+        publisher: &mut Publisher<S>,
+    ) {
         let ordinal = entry.ordinal;
         // Numbers are unique, and half of them are never hashed to.
         let own = Lane(ordinal.cast_unsigned().rotate_left(32));
@@ -221,8 +228,18 @@ impl<T> HeldWay<T> {
             since: entry.since,
             hold: Hold { error: None, ..entry.hold },
         };
-        self.lanes.insert(known.lane, ordinal, known.hold.due);
+        let lane = known.lane;
+        self.lanes.insert(lane, ordinal, known.hold.due);
         self.events.insert(ordinal, known);
+        self.park_if_it_waits(lane, publisher);
+    }
+
+    /// Who joined a lane waits no longer if its first event may wait for ever.
+    fn park_if_it_waits<S: Sink>(&mut self, lane: Lane, publisher: &mut Publisher<S>) {
+        if !self.lanes.goes_on(lane, wall_clock()) {
+            self.lanes.stands(lane);
+            publisher.park(lane);
+        }
     }
 
     /// Whether an event that comes to the lane now should wait for the held ones in memory.
@@ -522,11 +539,7 @@ impl<T> HeldWay<T> {
         if !self.lanes.remove(lane, ordinal) {
             return;
         }
-        if !self.lanes.goes_on(lane, wall_clock()) {
-            // Who joined it waits no longer for one that may wait for ever.
-            self.lanes.stands(lane);
-            publisher.park(lane);
-        }
+        self.park_if_it_waits(lane, publisher);
         if is_gated {
             publisher.release(lane);
         }

@@ -43,6 +43,8 @@ pub(super) struct Session<W, S, T> {
     flow: Flow<S, T>,
     confirmer: Confirmer,
     before: Before,
+    /// While the stored position is before it, a stream can bring again what a sweep has held.
+    swept_until: Lsn,
     /// A message whose event a sweep may have published; it waits for the store to be asked.
     in_question: Option<(Vec<u8>, Option<usize>)>,
     meters: Meters,
@@ -76,6 +78,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             flow,
             confirmer,
             before,
+            swept_until: before.swept_until,
             in_question: None,
             meters,
             is_draining: false,
@@ -152,6 +155,12 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         self.in_question.is_none() && self.flow.is_empty()
     }
 
+    /// Whether there is a question, and room for the event that it is about.
+    fn can_ask(&self) -> bool {
+        let message = self.in_question.as_ref();
+        message.is_some_and(|(data, _)| self.flow.publisher.has_room(data.len()))
+    }
+
     /// Whether to wait for more of the stream.
     fn reads(&self) -> bool {
         !self.is_draining
@@ -164,9 +173,10 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let mut more = true;
         while more {
             let now = Instant::now();
-            self.flow.settler.gives_way = self.can_answer();
-            self.flow.held.swept = self.before.swept_until.is_valid();
-            self.flow.settler.swept_before = self.before.swept_until.is_valid();
+            self.flow.settler.gives_way = self.can_ask();
+            let may_repeat = self.flow.settler.position().commit < self.swept_until;
+            self.flow.held.swept = may_repeat;
+            self.flow.settler.swept_before = may_repeat;
             self.flow.advance(now, self.is_draining)?;
             more = self.answer(now).await? && !self.is_draining && self.read(now).await?;
             let is_behind = self.before.flushed.is_valid();
@@ -215,17 +225,12 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         Ok(true)
     }
 
-    /// Whether there is a message in question, and room for its event: a scheduled one may have taken
-    /// it meanwhile.
-    fn can_answer(&self) -> bool {
-        self.in_question.as_ref().is_some_and(|(data, _)| self.flow.has_room(data.len()))
-    }
-
     /// Takes the message in question, if there is one and the store can be asked. Whether there is
     /// none left.
     async fn answer(&mut self, now: Instant) -> Result<bool, Fate> {
-        // The question goes over the session that settles.
-        if self.flow.is_busy() || !self.can_answer() {
+        // The question goes over the session that settles; and what came due meanwhile may have
+        // taken the room that there was.
+        if self.flow.is_busy() || !self.can_ask() {
             return Ok(self.in_question.is_none());
         }
         if let Some((data, oversize)) = self.in_question.take() {

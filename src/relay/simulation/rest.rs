@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::state::{Standing, State};
 use super::table::HeldRow;
@@ -50,25 +50,28 @@ impl World {
         let row = &self.script.events[number].row;
         let (count, bytes) = state.held();
         let held = self.flow.held;
-        let size = (row.payload.len() + 400 * (count + 1)) as u64;
+        let size = (row.payload.len() + "event_id".len() + row.id.len() + 256) as u64;
         if count == 0 || count < self.most_held() && bytes + size <= held.bytes {
             return false;
         }
         // What is to be held waits for room, even where its key goes on meanwhile.
         let lane = self.lane(number);
-        let mut others = (0..self.script.events.len()).filter(|other| state.was_held[*other]);
-        let was_behind = lane.is_some() && others.any(|other| self.lane(other) == lane);
-        let was_away = row.topic.as_ref().is_some_and(|name| {
-            let topic = &self.brokers.borrow().topics[name];
-            topic.closed.is_some() || topic.grows.is_some() || state.were_paused.contains(name)
-        });
-        was_behind || self.was_to_be_refused(number) || was_away || row.is_misfit()
+        let is_same = |other: &usize| *other == number || lane.is_some() && self.lane(*other) == lane;
+        (0..self.script.events.len()).filter(is_same).any(|other| self.had_trouble(state, other))
     }
 
-    /// Whether Kafka has, or had, something against an event.
-    fn was_to_be_refused(&self, number: usize) -> bool {
-        let id = self.script.events[number].row.id.clone();
-        self.brokers.borrow().refusals.contains_key(&(id, Refusal::Event))
+    /// Whether there was ever a reason to hold an event.
+    fn had_trouble(&self, state: &State, number: usize) -> bool {
+        let row = &self.script.events[number].row;
+        let brokers = self.brokers.borrow();
+        let topic_had = row.topic.as_ref().is_some_and(|name| {
+            let topic = &brokers.topics[name];
+            let is_limited = topic.limit.1 > self.began;
+            let was_paused = state.were_paused.contains(name);
+            topic.closed.is_some() || topic.grows.is_some() || is_limited || was_paused
+        });
+        let was_refused = brokers.refusals.contains_key(&(row.id.clone(), Refusal::Event));
+        state.was_held[number] || was_refused || topic_had || row.is_misfit()
     }
 
     /// Whether a topic takes no records.
@@ -83,8 +86,7 @@ impl World {
     fn unrest_of(&self, state: &State, ordinal: i64, row: &HeldRow) -> Option<&'static str> {
         let is_full = self.is_full();
         let (count, bytes) = state.held();
-        let size = row.bytes() + 400 * (count as u64 + 1);
-        let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
+        let has_room = count < self.most_held() && bytes + row.bytes() <= self.flow.held.bytes;
         match (row.hold.reason, row.request) {
             (Reason::Dead, Some(Request::Retry)) if !has_room => return None,
             (Reason::Scheduled, Some(_)) if is_full => return None,
@@ -131,7 +133,8 @@ impl World {
         sleep_until(self.calm_at).await;
         loop {
             while !self.state.borrow().is_left_alone || self.unrest().is_some() {
-                self.changed.notified().await;
+                // Some things only take their time.
+                let _ = timeout(RESTS_FOR, self.changed.notified()).await;
             }
             sleep(RESTS_FOR).await;
             if self.unrest().is_none() {

@@ -48,7 +48,9 @@ impl HeldRow {
 
     /// What is counted of it at least.
     pub(super) fn bytes(&self) -> u64 {
-        self.content.parcel.value.as_ref().map_or(0, |value| value.len() as u64)
+        let parcel = &self.content.parcel;
+        let value = parcel.value.as_ref().map_or(0, |value| value.len());
+        (value + parcel.headers.view().bytes() + 256) as u64
     }
 }
 

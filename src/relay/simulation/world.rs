@@ -95,7 +95,7 @@ impl World {
             };
             // A sweep that finds no room goes on later; these histories begin after it.
             let (count, bytes) = state.held();
-            let size = event.row.payload.len() as u64;
+            let size = event.row.payload.len() as u64 + 300;
             let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
             let hold = match hold.reason {
                 Reason::Topic | Reason::Parked if !has_room => Hold { exhausted: true, ..Hold::waiting(Reason::Dead) },
