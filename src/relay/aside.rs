@@ -27,7 +27,7 @@ pub(super) struct Leaving {
 }
 
 /// What a held event takes besides its content.
-const OVERHEAD: u64 = 256;
+pub(super) const OVERHEAD: u64 = 256;
 
 impl Leaving {
     pub(super) fn new(lane: Option<Lane>, hold: Hold, content: HeldContent) -> Self {
@@ -69,6 +69,7 @@ impl Aside {
         }
     }
 
+    pub(super) fn describe(&self) -> String { format!("{} {} {:?} {:?}", self.events, self.bytes, self.wanting.iter().map(|(k,v)| (*k, v.hold.reason, v.bytes)).collect::<Vec<_>>(), self.leaving.keys().collect::<Vec<_>>()) }
     /// The event leaves the fast way.
     pub(super) fn want(&mut self, seq: Seq, leaving: Leaving) {
         self.wanting.insert(seq, leaving);
