@@ -27,7 +27,7 @@ pub(super) struct Leaving {
 }
 
 /// What a held event takes besides its content.
-const OVERHEAD: u64 = 256;
+pub(super) const OVERHEAD: u64 = 256;
 
 impl Leaving {
     pub(super) fn new(lane: Option<Lane>, hold: Hold, content: HeldContent) -> Self {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::aside::Leaving;
+use super::aside::{Leaving, OVERHEAD};
 use super::board::{Held, wall_clock};
 use super::disposition::{Fate, RecordFate, of_sink};
 use super::publish::Publisher;
@@ -196,7 +196,7 @@ impl<T> HeldWay<T> {
     ) {
         let topic = entry.topic.as_deref().and_then(|name| publisher.topic(name, now));
         let lane = topic.and_then(|topic| publisher.lane(topic, entry.key.as_deref()));
-        let bytes = entry.bytes as u64 + 256;
+        let bytes = entry.bytes as u64 + OVERHEAD;
         publisher.aside.add(bytes);
         if let Some(lane) = lane {
             publisher.window.close(lane);

@@ -5,6 +5,7 @@
 
 use tokio::time::Instant;
 
+use super::aside::OVERHEAD;
 use super::held::{HeldWay, Stage};
 use super::publish::Publisher;
 use super::redeem::Running;
@@ -83,7 +84,7 @@ impl<T> HeldWay<T> {
                 self.change(entry, Became::Held(hold));
             }
             (None, Reason::Dead, Request::Retry) => {
-                if !publisher.aside.has_room(entry.bytes as u64) {
+                if !publisher.aside.has_room(entry.bytes as u64 + OVERHEAD) {
                     return false;
                 }
                 self.dead = self.dead.saturating_sub(1);

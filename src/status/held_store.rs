@@ -119,6 +119,7 @@ pub(super) async fn keep_books(
     client: &Client,
     relay: &str,
     changes: &[Change],
+    swept: bool,
     shows: bool,
 ) -> Result<(), Error> {
     let numbers = |wanted: fn(&Became) -> bool| -> Vec<Ordinal> {
@@ -134,7 +135,12 @@ pub(super) async fn keep_books(
         }
     }
     for verdict in [Verdict::Skipped, Verdict::Discarded] {
-        let ids = changes.iter().filter(|change| change.became == Became::Removed(verdict));
+        // A stream that may bring a cancelled one again has to leave it out.
+        let is_so = |became: &Became| match became {
+            Became::Cancelled => swept && verdict == Verdict::Skipped,
+            became => *became == Became::Removed(verdict),
+        };
+        let ids = changes.iter().filter(|change| is_so(&change.became));
         let ids: Vec<&str> = ids.map(|change| change.id.as_str()).collect();
         if !ids.is_empty() {
             client.execute(GIVE_UP, &[&relay, &ids, &verdict.name()]).await?;

@@ -20,7 +20,7 @@ pub(super) struct Target {
     sent: String,
     /// Whether the events come from a sweep that the stream may repeat: they are noted, so that
     /// the stream leaves them out.
-    swept: bool,
+    pub(super) swept: bool,
 }
 
 impl Target {

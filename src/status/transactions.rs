@@ -157,7 +157,8 @@ impl PgStatusStore {
             sent.push(&change.id, change.xid);
         }
         let deferred = self.write_statuses(target, &sent).await?;
-        held::keep_books(self.client(), &self.relay_id, changes, self.shows_failures()).await?;
+        let shows = self.shows_failures();
+        held::keep_books(self.client(), &self.relay_id, changes, target.swept, shows).await?;
         Ok(Settled { deferred, ordinals: locked })
     }
 }

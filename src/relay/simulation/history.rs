@@ -197,7 +197,8 @@ impl History {
         let is_stalled = shown.state == State::Stalled;
         assert!(is_full || !is_stalled, "it says that it stalls");
         let waits = self.world.state.borrow().settled < self.world.script.events.len();
-        assert!(is_stalled || !waits, "it stalls, and says {:?}", shown.state);
+        let (state, of) = (self.world.state.borrow().held(), self.world.flow.held);
+        assert!(is_stalled || !waits, "it stalls, and says {:?}: {state:?} of {of:?}", shown.state);
         assert!(!waits || shown.last_error.is_some(), "it does not say for what it waits");
     }
 

@@ -51,6 +51,7 @@ impl World {
         let (count, bytes) = state.held();
         let held = self.flow.held;
         let size = (row.payload.len() + "event_id".len() + row.id.len() + 256) as u64;
+        let size = size + 8 * count as u64;
         if count == 0 || count < self.most_held() && bytes + size <= held.bytes {
             return false;
         }
@@ -86,7 +87,7 @@ impl World {
     fn unrest_of(&self, state: &State, ordinal: i64, row: &HeldRow) -> Option<&'static str> {
         let is_full = self.is_full();
         let (count, bytes) = state.held();
-        let has_room = count < self.most_held() && bytes + row.bytes() <= self.flow.held.bytes;
+        let has_room = count < self.most_held() && bytes + row.bytes() + 8 * count as u64 <= self.flow.held.bytes;
         match (row.hold.reason, row.request) {
             (Reason::Dead, Some(Request::Retry)) if !has_room => return None,
             (Reason::Scheduled, Some(_)) if is_full => return None,
@@ -136,8 +137,11 @@ impl World {
                 // Some things only take their time.
                 let _ = timeout(RESTS_FOR, self.changed.notified()).await;
             }
-            sleep(RESTS_FOR).await;
-            if self.unrest().is_none() {
+            let before = self.state.borrow().marks();
+            let is_full = self.is_full();
+            // One that is read where hardly any can be read at once may take its time.
+            sleep(if is_full { RESTS_FOR * 10 } else { RESTS_FOR }).await;
+            if self.unrest().is_none() && self.state.borrow().marks() == before {
                 return;
             }
         }

@@ -89,6 +89,11 @@ impl State {
         }
     }
 
+    /// What changes as long as anything goes on.
+    pub(super) fn marks(&self) -> (usize, usize, usize) {
+        (self.settled, self.looked_at, self.table.rows.len())
+    }
+
     /// Whether an event holds back its key no more.
     pub(super) fn is_through(&self, number: usize) -> bool {
         self.copies[number] > 0 || self.letters[number] > 0 || self.passed[number]
