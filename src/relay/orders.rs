@@ -72,15 +72,12 @@ impl<T> HeldWay<T> {
                 let hold = Hold { exhausted: true, ..hold.clone() };
                 let hold = match publisher.retry.on_exhausted {
                     OnExhausted::DeadLetter => {
-                        self.exhaust(entry.ordinal, wall);
                         Hold { reason: Reason::Retry, due: Some(wall), ..hold }
                     }
                     // Where nothing goes to dead-letter topics, this does not either.
-                    OnExhausted::Block => {
-                        self.freeze(entry.ordinal);
-                        Hold { reason: Reason::Dead, due: None, ..hold }
-                    }
+                    OnExhausted::Block => Hold { reason: Reason::Dead, due: None, ..hold },
                 };
+                self.freeze(entry.ordinal);
                 self.change(entry, Became::Held(hold));
             }
             (None, Reason::Dead, Request::Retry) => {
@@ -120,12 +117,13 @@ impl<T> HeldWay<T> {
         self.changes.push(Change { ordinal, id, xid, became, answers: true });
     }
 
-    /// The event has no attempt left: its dead letter is due.
-    fn exhaust(&mut self, ordinal: Ordinal, wall: Moment) {
-        self.forget_standing(ordinal);
+    /// That the event has no attempt left is durable: its dead letter is due.
+    pub(super) fn exhaust(&mut self, ordinal: Ordinal, hold: &Hold) {
+        self.bodies.remove(&ordinal);
         if let Some(known) = self.events.get_mut(&ordinal) {
-            known.hold.exhausted = true;
-            self.lanes.put_back(known.lane, ordinal, Some(wall));
+            known.stage = Stage::Waits;
+            known.hold = Hold { error: None, ..hold.clone() };
+            self.lanes.put_back(known.lane, ordinal, hold.due);
         }
     }
 

@@ -193,6 +193,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             Became::Held(Hold { reason: Reason::Dead, .. }) => self.dead += 1,
             Became::Sent | Became::Removed(_) => {}
             Became::Cancelled => self.scheduled = self.scheduled.saturating_sub(1),
+            Became::Held(hold) if change.answers => return self.exhaust(ordinal, hold),
             Became::Held(_) | Became::Again(_) | Became::Moved(_) | Became::Declined => return,
         }
         // An operator's word is carried out with the transaction, not before it.
