@@ -69,7 +69,6 @@ impl Aside {
         }
     }
 
-    pub(super) fn describe(&self) -> String { format!("{} {} {:?} {:?}", self.events, self.bytes, self.wanting.iter().map(|(k,v)| (*k, v.hold.reason, v.bytes)).collect::<Vec<_>>(), self.leaving.keys().collect::<Vec<_>>()) }
     /// The event leaves the fast way.
     pub(super) fn want(&mut self, seq: Seq, leaving: Leaving) {
         self.wanting.insert(seq, leaving);

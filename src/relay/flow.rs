@@ -209,7 +209,6 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         self.totals.published += self.held.advance(&mut self.publisher, now, wall)?;
         self.publish_due(now, wall)?;
         self.publisher.aside.hold_what_fits(&mut self.publisher.window);
-        tracing::debug!(draining=self.is_draining, full=self.was_full, waiting=?self.publisher.waiting.keys().collect::<std::collections::BTreeSet<_>>(), ready=?self.publisher.ready, again=self.publisher.again.len(), first=self.publisher.window.first_outstanding(), open=self.publisher.window.open(), bytes=self.publisher.window.bytes(), aside=?self.publisher.aside.describe(), lanes=?self.held.lanes, rows=self.held.schedule.rows.len(), running=self.held.running.is_some(), load=?self.held.to_load, held=?self.held.events, "DBG");
         self.tell_if_full();
         self.use_store(now, wall, at_once);
         Ok(())
