@@ -236,7 +236,7 @@ impl<T> HeldWay<T> {
 
     /// Who joined a lane waits no longer if its first event may wait for ever.
     fn park_if_it_waits<S: Sink>(&mut self, lane: Lane, publisher: &mut Publisher<S>) {
-        if !self.lanes.goes_on(lane, wall_clock()) {
+        if self.is_paused || !self.lanes.goes_on(lane, wall_clock()) {
             self.lanes.stands(lane);
             publisher.park(lane);
         }

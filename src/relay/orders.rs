@@ -22,8 +22,8 @@ impl<T> HeldWay<T> {
         now: Instant,
         wall: Moment,
     ) {
-        // What is being read is answered when it is known.
-        if matches!(self.running, Some(Running::Orders(_))) {
+        // What is being read is not to be changed meanwhile.
+        if matches!(self.running, Some(Running::Orders(_) | Running::Page(_))) {
             return;
         }
         if self.put_off.iter().any(|ordinal| !self.is_under_way(*ordinal)) {

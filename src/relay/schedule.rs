@@ -56,9 +56,10 @@ impl Schedule {
         self.under_way.contains(&ordinal)
     }
 
-    /// After which one the next page has to be read, if one has to be.
+    /// After which one the next page has to be read, if one has to be. Not while some are taken:
+    /// one that turns out to be due later belongs on a page, and must be stored before that is read.
     pub(super) fn wants_page(&self) -> Option<(Moment, Ordinal)> {
-        self.more_after.filter(|_| self.next.is_empty())
+        self.more_after.filter(|_| self.next.is_empty() && self.rows.is_empty())
     }
 
     /// A page that was read; an empty one is the last.
