@@ -158,3 +158,107 @@ BEGIN
     RETURN id;
 END
 $emit$;
+
+-- Publishes an event now, on an operator's word: one that is held, dead letters included, or a
+-- pending row that the relay does not know. Gives what the relay is asked for: retry or publish;
+-- or parked, and nothing is asked, where it waits for another event of its key.
+--   SELECT outboxd.retry('018f3c1e-…');
+--   SELECT outboxd.retry(id) FROM public.outbox WHERE aggregate_id = 'o-1' AND status = 'PENDING';
+-- With several relays in the database, say which: relay_id => 'orders'. Another table than the
+-- configured one: outbox => 'sales.outbox'; its id is the column id, else its primary key.
+-- It runs with the caller's rights; the role of the relay has what it needs.
+CREATE OR REPLACE FUNCTION outboxd.retry(
+    id       text,
+    relay_id text     DEFAULT NULL,
+    outbox   regclass DEFAULT NULL
+) RETURNS text
+LANGUAGE plpgsql AS $retry$
+#variable_conflict use_variable
+DECLARE
+    relays    text[];
+    asked     text;
+    verdict   record;
+    place     regclass;
+    id_column record;
+    found_id  text;
+    status    text;
+BEGIN
+    IF relay_id IS NULL THEN
+        SELECT array_agg(r.relay_id ORDER BY r.relay_id) INTO relays FROM outboxd.relay r;
+        IF cardinality(relays) > 1 THEN
+            SELECT array_agg(h.relay_id) INTO relays FROM outboxd.held_event h
+            WHERE h.relay_id = ANY (relays) AND h.event_id = id;
+        END IF;
+        IF relays IS NULL OR cardinality(relays) <> 1 THEN
+            RAISE EXCEPTION 'it is not clear which relay is to publish event %', id
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      HINT = 'say it: outboxd.retry(id, relay_id => ''…'')';
+        END IF;
+        relay_id := relays[1];
+    END IF;
+    SELECT h.reason INTO asked FROM outboxd.held_event h
+    WHERE h.relay_id = relay_id AND h.event_id = id AND h.reason = 'parked';
+    IF FOUND THEN
+        RETURN asked;
+    END IF;
+    UPDATE outboxd.held_event h
+    SET request = CASE h.request WHEN 'publish' THEN h.request ELSE 'retry' END
+    WHERE h.relay_id = relay_id AND h.event_id = id
+    RETURNING h.request INTO asked;
+
+    IF asked IS NULL THEN
+        place := coalesce(outbox, 'public.outbox'::regclass);
+        SELECT a.attname AS name, format_type(a.atttypid, NULL) AS type INTO id_column
+        FROM pg_catalog.pg_attribute a
+        LEFT JOIN pg_catalog.pg_index i
+            ON i.indrelid = a.attrelid AND i.indisprimary AND i.indnkeyatts = 1
+               AND a.attnum = i.indkey[0]
+        WHERE a.attrelid = place AND a.attnum > 0 AND NOT a.attisdropped
+          AND (a.attname = 'id'::name OR i.indrelid IS NOT NULL)
+        ORDER BY a.attname = 'id'::name DESC LIMIT 1;
+        IF id_column IS NULL THEN
+            RAISE EXCEPTION '% has no column that identifies an event', place
+                USING ERRCODE = 'undefined_column';
+        END IF;
+        BEGIN
+            -- Of a table with other labels than ours the caller knows what is pending.
+            EXECUTE format(
+                'SELECT o.%1$I::text, to_jsonb(o) ->> ''status''
+                 FROM %2$s o WHERE o.%1$I = $1::%3$s', id_column.name, place, id_column.type)
+            INTO found_id, status USING id;
+        EXCEPTION WHEN data_exception THEN
+            found_id := NULL;
+        END;
+        IF found_id IS NULL THEN
+            RAISE EXCEPTION 'there is no event % in %, and none is held', id, place
+                USING ERRCODE = 'no_data_found';
+        ELSIF found_id <> id THEN
+            RETURN outboxd.retry(found_id, relay_id, outbox);
+        END IF;
+        SELECT l.verdict AS word, l.at INTO verdict FROM outboxd.ledger l
+        WHERE l.relay_id = relay_id AND l.event_id = id;
+        IF verdict.word IS NOT NULL THEN
+            RAISE EXCEPTION 'event % is % (outboxd.ledger, %)', id, verdict.word, verdict.at
+                USING ERRCODE = 'object_not_in_prerequisite_state';
+        ELSIF status IN ('SENT', 'FAILED') THEN
+            RAISE EXCEPTION 'event % is %, not PENDING', id, status
+                USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+        INSERT INTO outboxd.held_event (relay_id, event_id, reason, due_at, request)
+        VALUES (relay_id, id, 'scheduled', now(), 'publish') ON CONFLICT DO NOTHING;
+        asked := 'publish';
+    END IF;
+    INSERT INTO outboxd.audit (relay_id, actor, action, target, detail)
+    VALUES (relay_id, coalesce(nullif(current_setting('outboxd.actor', true), ''), session_user),
+            'retry', id, jsonb_build_object('request', asked));
+    PERFORM pg_notify('outboxd', relay_id);
+    RETURN asked;
+END
+$retry$;
+
+CREATE OR REPLACE FUNCTION outboxd.retry(
+    id       uuid,
+    relay_id text     DEFAULT NULL,
+    outbox   regclass DEFAULT NULL
+) RETURNS text
+LANGUAGE sql AS $retry$ SELECT outboxd.retry(id::text, relay_id, outbox) $retry$;

@@ -19,3 +19,5 @@ GRANT SELECT ON public.outbox TO outboxd;
 GRANT UPDATE (status, sent_at, attempts, next_attempt_at, last_error) ON public.outbox TO outboxd;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON outboxd.relay, outboxd.held_event, outboxd.ledger, outboxd.audit TO outboxd;
+GRANT EXECUTE ON FUNCTION outboxd.retry(text, text, regclass), outboxd.retry(uuid, text, regclass)
+    TO outboxd;

@@ -61,8 +61,6 @@ pub enum Code {
     RowTooLarge,
     /// A row cannot become an event.
     Unpublishable,
-    /// A row is scheduled, which this version cannot do.
-    Scheduled,
     /// Kafka does not answer.
     KafkaUnavailable,
     /// A topic does not exist.
@@ -89,8 +87,14 @@ pub enum Code {
     StatusWrite,
     /// The stop took longer than its grace.
     GraceExceeded,
+    /// The relay has not come far enough yet to tell.
+    RelayBehind,
     /// The admin address cannot be listened on.
     AdminListen,
+    /// Nothing is held as it was named.
+    NotHeld,
+    /// A request cannot be carried out as it was made.
+    RequestRefused,
     /// The demo finds no PostgreSQL that it could start.
     DemoServer,
     /// The demo saw a promise broken.
@@ -101,7 +105,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 44] = [
+    pub const ALL: [Code; 46] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -128,7 +132,6 @@ impl Code {
         Code::LayoutChanged,
         Code::RowTooLarge,
         Code::Unpublishable,
-        Code::Scheduled,
         Code::KafkaUnavailable,
         Code::TopicMissing,
         Code::TopicDenied,
@@ -142,7 +145,10 @@ impl Code {
         Code::Fenced,
         Code::StatusWrite,
         Code::GraceExceeded,
+        Code::RelayBehind,
         Code::AdminListen,
+        Code::NotHeld,
+        Code::RequestRefused,
         Code::DemoServer,
         Code::DemoBroken,
         Code::Bug,
@@ -177,7 +183,6 @@ impl Code {
             Code::LayoutChanged => 3002,
             Code::RowTooLarge => 3003,
             Code::Unpublishable => 3004,
-            Code::Scheduled => 3005,
             Code::KafkaUnavailable => 4001,
             Code::TopicMissing => 4002,
             Code::TopicDenied => 4003,
@@ -191,7 +196,10 @@ impl Code {
             Code::Fenced => 5001,
             Code::StatusWrite => 5002,
             Code::GraceExceeded => 5003,
+            Code::RelayBehind => 5004,
             Code::AdminListen => 6001,
+            Code::NotHeld => 6002,
+            Code::RequestRefused => 6003,
             Code::DemoServer => 7001,
             Code::DemoBroken => 7002,
             Code::Bug => 9001,
@@ -227,19 +235,18 @@ impl Code {
                 "run `outboxd migrate` as the table's owner, or create the publication as said"
             }
             Code::PublicationLost => {
-                "rows that were written meanwhile are not in the stream: restore the publication, \
-                 run `outboxd slot drop`, and start again with outbox.start = \"pending\", which \
-                 publishes every row that is unsent"
+                "rows that were written meanwhile are not in the stream: restore the publication, run \
+                 `outboxd slot recover`, and start again, which publishes every row that is unsent"
             }
             Code::PublicationUnsuitable => "change the publication as said",
             Code::SlotMissing => {
-                "if the slot was dropped, run `outboxd slot drop` to forget its position, then start \
-                 again with outbox.start = \"pending\", which publishes every row that is unsent; if \
-                 it never existed, set postgres.create = true or run `outboxd slot create`"
+                "if the slot was dropped, run `outboxd slot recover`, then start again, which \
+                 publishes every row that is unsent; if it never existed, set postgres.create = true \
+                 or run `outboxd slot create`"
             }
             Code::SlotLost => {
-                "run `outboxd slot drop`, then start again with outbox.start = \"pending\", which \
-                 publishes every row that is unsent; raise max_slot_wal_keep_size"
+                "run `outboxd slot recover`, then start again, which publishes every row that is \
+                 unsent; raise max_slot_wal_keep_size"
             }
             Code::SlotUnsuitable => "name another slot in postgres.slot, or drop this one",
             Code::SlotBlocked => {
@@ -251,19 +258,16 @@ impl Code {
             }
             Code::IdentityChanged => {
                 "let postgres.url lead to the server of before; if this one replaces it for good, run \
-                 `outboxd slot drop` and start again with outbox.start = \"pending\""
+                 `outboxd slot recover` and start again, which publishes every row that is unsent"
             }
             Code::Protocol => "report this with the message; nothing was skipped or confirmed",
             Code::LayoutChanged => {
                 "restore the column, or correct [outbox.columns] and start the relay again"
             }
-            Code::RowTooLarge => "raise outbox.max_row_bytes, memory allowing, and start again",
+            Code::RowTooLarge => "raise outbox.max_row_bytes, memory allowing, and write it again",
             Code::Unpublishable => {
-                "correct what is said in the configuration (routing, columns, encoding) and start \
-                 again; nothing was skipped"
-            }
-            Code::Scheduled => {
-                "this version publishes no scheduled events: leave scheduled_at empty or in the past"
+                "correct what is said in the configuration (routing, columns, encoding) or the writer; \
+                 the event is kept (`outboxd dlq list`)"
             }
             Code::KafkaUnavailable => {
                 "check that Kafka runs and that kafka.bootstrap_servers leads to it; the relay keeps \
@@ -274,10 +278,11 @@ impl Code {
                 "allow the relay's principal to write to and describe the topic; the relay keeps trying"
             }
             Code::EventTooLarge => {
-                "raise the topic's max.message.bytes; the relay sees it within a minute and goes on"
+                "raise the topic's max.message.bytes; the relay looks before every attempt"
             }
             Code::EventRefused => {
-                "see the reason; correct the topic's configuration: the relay tries again by itself"
+                "see the reason and correct the topic's configuration; an event is tried again by \
+                 itself, an answer that is not known stops the relay: report it"
             }
             Code::ProducerFatal => "nothing: the relay has replaced its producer",
             Code::PartitionsChanged => {
@@ -300,7 +305,15 @@ impl Code {
                 "nothing is lost: events that were not settled are sent again at the next start; \
                  raise relay.shutdown_grace to avoid it"
             }
+            Code::RelayBehind => {
+                "wait until the relay has caught up (`outboxd status`), or find out why it does not"
+            }
             Code::AdminListen => "choose another admin.listen, or free the port",
+            Code::NotHeld => {
+                "see `outboxd events list`, `outboxd keys list` and `outboxd dlq list`; it may have \
+                 been published meanwhile"
+            }
+            Code::RequestRefused => "correct the request as said; nothing was changed",
             Code::DemoServer => {
                 "install PostgreSQL's server (on Debian: apt-get install postgresql), or say with \
                  --pg-bin or PG_BIN where its initdb and postgres are"
@@ -313,6 +326,7 @@ impl Code {
     /// The exit code of a process that ends because of it.
     pub const fn exit_code(self) -> u8 {
         match self {
+            Code::NotHeld | Code::RequestRefused => 64,
             Code::PostgresUnavailable
             | Code::InRecovery
             | Code::SlotBlocked
@@ -323,6 +337,7 @@ impl Code {
             | Code::TopicPaused
             | Code::HeldFull
             | Code::GraceExceeded
+            | Code::RelayBehind
             | Code::StatusWrite
             | Code::DemoServer => 69,
             Code::PostgresRefused
@@ -349,7 +364,6 @@ impl Code {
             | Code::LayoutChanged
             | Code::RowTooLarge
             | Code::Unpublishable
-            | Code::Scheduled
             | Code::EventTooLarge
             | Code::EventRefused
             | Code::KafkaConfig

@@ -8,6 +8,7 @@
 //! | words | [`lsn`] | positions in the WAL; an event's place in the order of commits |
 //! | | [`failure`] | codes, and what people are told |
 //! | | `metrics` | every metric, named once |
+//! | | `failpoint` | where tests let the process die |
 //! | | `shutdown` | being told to stop |
 //! | pure | [`pgoutput`] | replication messages: bytes in, transactions out |
 //! | | `outbox` | rows become envelopes: column and status maps, routing, formats |
@@ -19,7 +20,8 @@
 //! | verbs | `relay` | captures, publishes, settles, confirms: the session and its loop |
 //! | shell | `config` | file, environment and flags become what the modules need |
 //! | | `migrations` | the SQL files, with the configured names |
-//! | | `admin` | health, metrics and status over HTTP |
+//! | | `operate` | what operators look at and ask for |
+//! | | `admin` | health, metrics, status and operators' requests over HTTP |
 //! | | `cli` | the command line |
 //! | | `demo` | the whole thing on one machine |
 //!
@@ -35,12 +37,16 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "relay")]
 pub mod demo;
+#[cfg(feature = "relay")]
+pub mod failpoint;
 pub mod failure;
 pub mod lsn;
 #[cfg(feature = "relay")]
 pub mod metrics;
 #[cfg(feature = "relay")]
 pub mod migrations;
+#[cfg(feature = "relay")]
+pub mod operate;
 #[cfg(feature = "relay")]
 pub mod outbox;
 pub mod pgoutput;

@@ -149,6 +149,8 @@ meters! {
     held_scheduled: Gauge = "outbox_held_events", "reason" = "scheduled";
     /// Held events: given up.
     held_dead: Gauge = "outbox_held_events", "reason" = "dead";
+    /// Rows that are unsent and that the relay does not know of, as it last found.
+    missed_events: Gauge = "outbox_missed_events";
     /// Memory of the process.
     memory: Gauge = "outbox_memory_bytes";
 }

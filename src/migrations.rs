@@ -97,6 +97,8 @@ fn substitute(text: &str, names: &Names) -> String {
         .replace("CREATE PUBLICATION outboxd ", &format!("CREATE PUBLICATION {publication} "))
         .replace("SCHEMA public, outboxd", &format!("SCHEMA {schema}, outboxd"))
         .replace("o.id::text", &format!("o.{}::text", quote_ident(&names.id)))
+        .replace("'id'::name", &format!("{}::name", quote_literal(&names.id)))
+        .replace("'public.outbox'::regclass", &format!("{}::regclass", quote_literal(&table)))
         .replace(UPDATE_GRANT, &grant)
         .replace("public.outbox", &table);
     if names.table.schema != "public" && sql.contains("CREATE TABLE IF NOT EXISTS") {
@@ -156,6 +158,8 @@ mod tests {
             "GRANT UPDATE (\"sent\") ON \"My Sales\".\"Out\"",
             "GRANT SELECT, DELETE ON \"My Sales\".\"Out\"",
             "o.\"Event Id\"::text",
+            "a.attname = 'Event Id'::name",
+            "'\"My Sales\".\"Out\"'::regclass",
             "GRANT USAGE ON SCHEMA \"My Sales\", outboxd",
         ] {
             assert!(all.contains(part), "{part} is not in {all}");

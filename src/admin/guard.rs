@@ -5,18 +5,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// The names that `/api` answers to.
+use crate::config::Token;
+
+/// The names that `/api` answers to, and the token that it asks for.
 #[derive(Clone)]
 pub(super) struct Guard {
     hosts: Arc<Vec<String>>,
+    token: Option<Token>,
+    on_loopback: bool,
 }
 
+/// Why a request is refused.
+type Refusal = (StatusCode, &'static str);
+
 impl Guard {
-    pub(super) fn new(address: SocketAddr, more: &[String]) -> Self {
+    pub(super) fn new(address: SocketAddr, more: &[String], token: Option<Token>) -> Self {
         let port = address.port();
         let mut hosts = vec![address.to_string()];
         for name in ["localhost", "127.0.0.1", "[::1]"] {
@@ -26,15 +33,46 @@ impl Guard {
             hosts.push(name.clone());
             hosts.push(format!("{name}:{port}"));
         }
-        Self { hosts: Arc::new(hosts) }
+        Self { hosts: Arc::new(hosts), token, on_loopback: address.ip().is_loopback() }
+    }
+
+    /// Whether there is an `/api` to guard.
+    pub(super) fn has_api(&self) -> bool {
+        self.on_loopback || self.token.is_some()
+    }
+
+    /// Whether whoever asks knows the token.
+    pub(super) fn is_trusted(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|text| text.split_once(' '));
+        let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        match (&self.token, given) {
+            (Some(token), Some((_, given))) => token.is(given.trim()),
+            _ => false,
+        }
     }
 
     fn knows(&self, host: &str) -> bool {
         self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
     }
 
-    /// Why a request with these headers is refused, if it is.
-    fn refusal(&self, headers: &HeaderMap) -> Option<&'static str> {
+    /// Why a request is refused, if it is.
+    fn refusal(&self, method: &Method, headers: &HeaderMap) -> Option<Refusal> {
+        if let Some(reason) = self.strangeness(headers) {
+            return Some((StatusCode::FORBIDDEN, reason));
+        }
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        if (reads && self.on_loopback) || self.is_trusted(headers) {
+            return None;
+        }
+        Some(match self.token {
+            None => (StatusCode::FORBIDDEN, "nothing can be changed without admin.token_file\n"),
+            Some(_) => (StatusCode::UNAUTHORIZED, "say the token: Authorization: Bearer ...\n"),
+        })
+    }
+
+    /// What is strange about where a request comes from, or where it believes to go.
+    fn strangeness(&self, headers: &HeaderMap) -> Option<&'static str> {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         match text(header::HOST) {
             Some(host) if self.knows(host) => {}
@@ -56,8 +94,12 @@ impl Guard {
 
 /// Lets a request through, or refuses it.
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    match guard.refusal(request.headers()) {
-        Some(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
+    match guard.refusal(request.method(), request.headers()) {
+        Some((StatusCode::UNAUTHORIZED, reason)) => {
+            let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+            (StatusCode::UNAUTHORIZED, challenge, reason).into_response()
+        }
+        Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     }
 }
@@ -66,12 +108,48 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 mod tests {
     use super::*;
 
-    fn refused(headers: &[(&'static str, &'static str)]) -> bool {
-        let guard = Guard::new("127.0.0.1:9464".parse().unwrap(), &["relay.internal".to_owned()]);
+    fn answer(guard: &Guard, method: &Method, headers: &[(&'static str, &'static str)]) -> u16 {
         let headers = headers.iter().map(|(name, value)| {
             (header::HeaderName::from_static(name), header::HeaderValue::from_static(value))
         });
-        guard.refusal(&headers.collect()).is_some()
+        guard.refusal(method, &headers.collect()).map_or(200, |(status, _)| status.as_u16())
+    }
+
+    fn guard(address: &str, token: Option<&str>) -> Guard {
+        let hosts = ["relay.internal".to_owned()];
+        Guard::new(address.parse().unwrap(), &hosts, token.and_then(Token::read))
+    }
+
+    fn refused(headers: &[(&'static str, &'static str)]) -> bool {
+        answer(&guard("127.0.0.1:9464", None), &Method::GET, headers) != 200
+    }
+
+    #[test]
+    fn who_changes_something_has_to_know_the_token() {
+        let host = ("host", "relay.internal");
+        let known = [host, ("authorization", "Bearer secret")];
+        let wrong = [host, ("authorization", "Bearer secre")];
+        let basic = [host, ("authorization", "Basic secret")];
+        let near = guard("127.0.0.1:9464", Some("secret"));
+        let far = guard("0.0.0.0:9464", Some("secret"));
+        let bare = guard("127.0.0.1:9464", None);
+        assert!(near.has_api() && far.has_api() && bare.has_api());
+        assert!(!guard("0.0.0.0:9464", None).has_api());
+        for (guard, headers, read, written) in [
+            (&bare, &[host][..], 200, 403),
+            (&bare, &known, 200, 403),
+            (&near, &[host], 200, 401),
+            (&near, &wrong, 200, 401),
+            (&near, &basic, 200, 401),
+            (&near, &known, 200, 200),
+            (&far, &[host], 401, 401),
+            (&far, &wrong, 401, 401),
+            (&far, &known, 200, 200),
+            (&far, &[("authorization", "Bearer secret")], 403, 403),
+        ] {
+            assert_eq!(answer(guard, &Method::GET, headers), read, "{headers:?}");
+            assert_eq!(answer(guard, &Method::POST, headers), written, "{headers:?}");
+        }
     }
 
     #[test]

@@ -6,31 +6,33 @@
 //! | `GET /readyz[?verbose]` | 200 while the relay can do its job; a standby can |
 //! | `GET /metrics` | Prometheus' text form |
 //! | `GET /version` | what was built |
-//! | `GET /api/v1/status` | what `outboxd status` shows |
-//! | `GET /api/v1/slot` | the slot |
+//! | `/api/v1/…` | what `outboxd status`, `slot show`, `events`, `keys`, `dlq`, `pause`, `resume` do |
 //!
 //! Probes and metrics answer to any Host. `/api` answers only to names of this address, so that a
-//! page that makes a browser believe otherwise gets nothing; and off loopback it is not there at
-//! all, because there is no token to ask for yet.
+//! page that makes a browser believe otherwise gets nothing. Who changes something has to know a
+//! token; off loopback everybody has to, and without a token there is no `/api` at all.
 
+mod api;
+mod asked;
 mod guard;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use axum::{Router, middleware};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::AdminConfig;
 use crate::failure::{Code, Failure};
-use crate::relay::{Pulse, State, Status};
+use crate::relay::{Pulse, RelayConfig, State, Status};
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub struct Pages {
     pub status: watch::Receiver<Status>,
     /// Whether its loop turns.
     pub pulse: Pulse,
+    /// Whose it is, for those who ask the database.
+    pub relay: Arc<RelayConfig>,
     /// The metrics, if they are served.
     pub metrics: Option<PrometheusHandle>,
 }
@@ -67,18 +71,17 @@ pub async fn serve(listener: TcpListener, config: &AdminConfig, pages: Pages) {
     if config.metrics {
         routes = routes.route("/metrics", get(metrics));
     }
-    if let Some(address) = address.filter(|address| address.ip().is_loopback()) {
-        let guard = guard::Guard::new(address, &config.hosts);
-        let api = Router::new()
-            .route("/api/v1/status", get(status))
-            .route("/api/v1/slot", get(slot))
-            .layer(middleware::from_fn_with_state(guard, guard::check));
-        routes = routes.merge(api);
+    let mut routes = routes.with_state(pages.clone());
+    let guard =
+        address.map(|address| guard::Guard::new(address, &config.hosts, config.token.clone()));
+    if let Some(guard) = guard.filter(guard::Guard::has_api) {
+        routes = routes.merge(api::routes(pages, guard));
     }
     if let Some(address) = address {
         tracing::info!(%address, "admin listener");
     }
-    if let Err(error) = axum::serve(listener, routes.with_state(pages)).await {
+    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+    if let Err(error) = axum::serve(listener, service).await {
         tracing::error!(%error, "the admin listener ended");
     }
 }
@@ -142,12 +145,4 @@ async fn version() -> Response {
         "version": env!("CARGO_PKG_VERSION"),
     });
     Json(facts).into_response()
-}
-
-async fn status(Shared(pages): Shared<Pages>) -> Response {
-    Json(pages.status.borrow().clone()).into_response()
-}
-
-async fn slot(Shared(pages): Shared<Pages>) -> Response {
-    Json(pages.status.borrow().slot.clone()).into_response()
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line's purpose")]
 
 mod migrate;
+mod operators;
+mod reconcile;
 mod run;
 mod set_up;
 mod slot;
@@ -15,6 +17,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, LogConfig, LogFormat, Sources};
 use crate::failure::Failure;
+use crate::operate::Pause;
+use operators::{DlqCommand, EventsCommand, KeysCommand, PauseArgs};
 
 /// Relays transactional-outbox events from PostgreSQL's WAL to Kafka.
 #[derive(Debug, Parser)]
@@ -39,7 +43,11 @@ struct SourceArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay
-    Run,
+    Run {
+        /// End whoever has the relay's place, once, instead of waiting for it
+        #[arg(long)]
+        takeover: bool,
+    },
     /// Write a commented outboxd.toml
     Init {
         /// Where to
@@ -64,10 +72,40 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Look at the replication slot, create or drop it
+    /// Look at the replication slot, create, drop or recover it
     Slot {
         #[command(subcommand)]
         command: SlotCommand,
+    },
+    /// Look at held events, retry or skip them
+    Events {
+        #[command(subcommand)]
+        command: EventsCommand,
+    },
+    /// Look at keys that wait for one of their events, unblock them
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Look at dead letters, redrive or discard them
+    Dlq {
+        #[command(subcommand)]
+        command: DlqCommand,
+    },
+    /// Publish nothing, until resume; it survives a restart
+    Pause(PauseArgs),
+    /// Go on publishing
+    Resume(PauseArgs),
+    /// Look for rows that are unsent although the stream is past them; publish them with --heal
+    Reconcile {
+        /// Publish them
+        #[arg(long)]
+        heal: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        output: Output,
     },
     /// Exit with 0 if the relay on the admin address is ready
     Healthcheck,
@@ -105,6 +143,15 @@ enum SlotCommand {
     Create,
     /// Drop the slot and forget the position that belongs to it
     Drop {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Give up a stream that cannot go on: the next start publishes every unsent row
+    ///
+    /// Drops the slot, if it is there, and forgets its position. The next start makes a new slot and
+    /// publishes, before anything else, every row that is unsent; whoever writes may go on writing.
+    Recover {
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -149,7 +196,7 @@ pub fn main() -> ExitCode {
     };
     let sources = Sources::of_process(cli.sources.config, cli.sources.set);
     let result = match cli.command {
-        Command::Run => return run::run(&sources),
+        Command::Run { takeover } => return run::run(&sources, takeover),
         Command::Init { output } => set_up::init(&output),
         Command::Check => set_up::check(&sources),
         Command::Config { command: ConfigCommand::Show } => set_up::show(&sources),
@@ -166,7 +213,23 @@ pub fn main() -> ExitCode {
         Command::Status { output } => {
             with_config(&sources, |config| status::status(config, output))
         }
+        Command::Reconcile { heal, yes, output } => {
+            with_config(&sources, |config| reconcile::reconcile(config, heal, yes, output))
+        }
         Command::Healthcheck => with_config(&sources, status::healthcheck),
+        Command::Events { command } => {
+            with_config(&sources, |config| operators::events(config, command))
+        }
+        Command::Keys { command } => {
+            with_config(&sources, |config| operators::keys(config, command))
+        }
+        Command::Dlq { command } => with_config(&sources, |config| operators::dlq(config, command)),
+        Command::Pause(args) => {
+            with_config(&sources, |config| operators::pause(config, Pause::Pause, args))
+        }
+        Command::Resume(args) => {
+            with_config(&sources, |config| operators::pause(config, Pause::Resume, args))
+        }
         Command::Slot { command } => with_config(&sources, |config| slot::slot(config, command)),
     };
     match result {

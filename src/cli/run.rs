@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -13,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::complain;
 use crate::admin::{self, Pages};
 use crate::config::{Config, LogConfig, LogFormat, Sources};
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::metrics::{BATCH_BUCKETS, BATCH_SIZE, SECONDS_BUCKETS, show_build};
 use crate::postgres;
@@ -21,12 +23,16 @@ use crate::relay::{Outcome, Relay};
 /// Samples of histograms are gathered this often.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-pub(super) fn run(sources: &Sources) -> ExitCode {
-    let config = match Config::load(sources) {
+pub(super) fn run(sources: &Sources, takeover: bool) -> ExitCode {
+    let mut config = match Config::load(sources) {
         Ok(config) => config,
         Err(failure) => return end_with(&failure),
     };
+    config.relay.takeover = takeover;
     init_log(config.log);
+    if let Err(text) = failpoint::arm() {
+        return end_with(&Failure::new(Code::Config, text));
+    }
     let metrics = match init_metrics() {
         Ok(metrics) => metrics,
         Err(failure) => return end_with(&failure),
@@ -71,10 +77,11 @@ async fn serve(config: Config, metrics: PrometheusHandle) -> Result<ExitCode, Fa
         kafka = config.relay.kafka.bootstrap_servers,
         "outboxd"
     );
+    let known = Arc::new(config.relay.clone());
     let mut relay = Relay::start(config.relay).map_err(bug)?;
     if let Some(listener) = listener {
         let (status, pulse) = (relay.status(), relay.pulse());
-        let pages = Pages { status, pulse, metrics: Some(metrics.clone()) };
+        let pages = Pages { status, pulse, relay: known, metrics: Some(metrics.clone()) };
         let admin = config.admin.clone();
         tokio::spawn(async move { admin::serve(listener, &admin, pages).await });
     }

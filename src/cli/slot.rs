@@ -1,4 +1,4 @@
-//! `outboxd slot show|create|drop`.
+//! `outboxd slot show|create|drop|recover`.
 
 use std::future::pending;
 use std::io::{IsTerminal as _, Write as _};
@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use super::{CommandResult, Output, SlotCommand, print_json};
 use crate::config::Config;
 use crate::failure::{Code, Failure, chain};
-use crate::postgres::{Error, OutboxTable, Publication, ReplicationConnection, Slot, SqlSession};
-use crate::relay::{RelayConfig, create_slot};
-use crate::status::RelayRow;
+use crate::postgres::{
+    Error, OutboxTable, Publication, ReplicationConnection, ServerFacts, Slot, SqlSession,
+};
+use crate::relay::{RelayConfig, create_slot, give_up_stream};
+use crate::status::{RelayRow, Sweep};
 
 pub(super) async fn slot(config: Config, command: SlotCommand) -> CommandResult {
     let config = config.relay;
@@ -19,6 +21,7 @@ pub(super) async fn slot(config: Config, command: SlotCommand) -> CommandResult 
         SlotCommand::Show { output } => show(&config, &session, &output).await,
         SlotCommand::Create => create(&config, &session).await,
         SlotCommand::Drop { yes } => drop_slot(&config, &session, yes).await,
+        SlotCommand::Recover { yes } => recover(&config, &session, yes).await,
     }
 }
 
@@ -36,20 +39,7 @@ async fn show(config: &RelayConfig, session: &SqlSession, output: &Output) -> Co
     let lag = slot.current().bytes_since(slot.confirmed());
     let retained = slot.current().bytes_since(slot.restart());
     if output.is_json() {
-        print_json(&serde_json::json!({
-            "name": config.slot,
-            "plugin": slot.plugin,
-            "database": slot.database,
-            "active": slot.active,
-            "active_pid": slot.active_pid,
-            "wal_status": slot.wal_status,
-            "confirmed_lsn": slot.confirmed().to_string(),
-            "restart_lsn": slot.restart().to_string(),
-            "lag_bytes": lag,
-            "retained_bytes": retained,
-            "safe_wal_bytes": slot.safe_wal_size,
-            "invalidation_reason": slot.invalidation_reason,
-        }));
+        print_json(&slot.document(&config.slot));
         return Ok(ExitCode::SUCCESS);
     }
     println!("slot        {}", config.slot);
@@ -97,7 +87,9 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
     let connection =
         ReplicationConnection::open(&config.server, &session.address, config.max_row_bytes);
     let mut connection = connection.await.map_err(|error| doing(&error))?;
-    let created = create_slot(&session.client, &mut connection, &config.slot, pending()).await;
+    let facts = ServerFacts::load(&session.client).await.map_err(|error| doing(&error))?;
+    let new = config.new_slot(facts.version);
+    let created = create_slot(&session.client, &mut connection, new, pending()).await;
     if let Some(created) = created.map_err(|fate| fate.failure().clone())? {
         println!("created slot \"{}\" at {}", config.slot, created.consistent_point);
     }
@@ -105,7 +97,6 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
 }
 
 async fn drop_slot(config: &RelayConfig, session: &SqlSession, yes: bool) -> CommandResult {
-    let slot = load(config, session).await?;
     let question = format!(
         "Drop slot \"{}\" and forget its position? Unsent rows are published again only by a sweep \
          (outbox.start = \"pending\") [y/N] ",
@@ -115,22 +106,74 @@ async fn drop_slot(config: &RelayConfig, session: &SqlSession, yes: bool) -> Com
         println!("nothing was changed");
         return Ok(ExitCode::SUCCESS);
     }
-    if slot.is_some() {
-        let dropped =
-            session.client.execute("SELECT pg_drop_replication_slot($1)", &[&config.slot]).await;
-        dropped.map_err(|error| config.failure_of(&error.into(), "drop the slot"))?;
+    give_up(config, session, "slot drop", Sweep::Never).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn recover(config: &RelayConfig, session: &SqlSession, yes: bool) -> CommandResult {
+    let knows_unsent = config.status.mode.knows_unsent();
+    let outcome = if knows_unsent {
+        "The next start publishes every unsent row"
+    } else {
+        "Status mode \"none\" knows no unsent row: what the slot has not brought is not published"
+    };
+    let question = format!("Give up slot \"{}\" and its position? {outcome} [y/N] ", config.slot);
+    if !yes && !confirmed(&question) {
+        println!("nothing was changed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sweep = if knows_unsent { Sweep::Incomplete } else { Sweep::Never };
+    give_up(config, session, "slot recover", sweep).await?;
+    println!("{outcome}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Drops the slot and forgets its position, in the relay's place.
+async fn give_up(
+    config: &RelayConfig,
+    session: &SqlSession,
+    action: &str,
+    sweep: Sweep,
+) -> Result<(), Failure> {
+    let client = &session.client;
+    let doing = |error: Error| config.failure_of(&error, action);
+    let had_slot = load(config, session).await?.is_some();
+    let row = take_place(config, session, action).await?;
+    let detail = serde_json::json!({
+        "slot": config.slot,
+        "position": row.position.to_string(),
+        "sweep": sweep == Sweep::Incomplete,
+    });
+    RelayRow::audit(client, &config.id, action, &detail).await.map_err(doing)?;
+    let given_up = give_up_stream(client, &config.id, row.epoch, &config.slot, sweep).await;
+    if !given_up.map_err(doing)? {
+        return Err(in_use(config));
+    }
+    if had_slot {
         println!("dropped slot \"{}\"", config.slot);
     } else {
         println!("there is no slot \"{}\"", config.slot);
     }
-    let forgotten = RelayRow::forget_stream(&session.client, &config.id).await;
-    forgotten.map_err(|error| config.failure_of(&error, "forget the position"))?;
-    println!("forgot the position of relay \"{}\"", config.id);
-    Ok(ExitCode::SUCCESS)
+    println!("forgot the position {} of relay \"{}\"", row.position, config.id);
+    Ok(())
+}
+
+/// Takes the relay's place, so that no relay works meanwhile. It is free again when the session ends.
+async fn take_place(
+    config: &RelayConfig,
+    session: &SqlSession,
+    action: &str,
+) -> Result<RelayRow, Failure> {
+    let row = RelayRow::take_place(&session.client, &config.id, &format!("outboxd {action}")).await;
+    row.map_err(|error| config.failure_of(&error, action))?.ok_or_else(|| in_use(config))
+}
+
+pub(super) fn in_use(config: &RelayConfig) -> Failure {
+    Failure::new(Code::SlotInUse, format!("relay \"{}\" is running: stop it first", config.id))
 }
 
 /// Asks, if there is somebody to ask.
-fn confirmed(question: &str) -> bool {
+pub(super) fn confirmed(question: &str) -> bool {
     if !std::io::stdin().is_terminal() {
         return true;
     }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::{CommandResult, Output, print_json};
 use crate::config::Config;
 use crate::failure::{Code, Failure};
+use crate::operate::relay_runs;
 use crate::postgres::{Slot, SqlSession};
 use crate::relay::SlotStatus;
 
@@ -57,6 +58,15 @@ pub(super) async fn healthcheck(config: Config) -> CommandResult {
     }
 }
 
+/// Whether the relay shows that it is paused; none if it does not answer.
+pub(super) async fn is_paused(config: &Config) -> Option<bool> {
+    let (code, body) = get(config.admin.listen?, "/api/v1/status").await?;
+    let document: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    let text = |member: &str| document.get(member).and_then(serde_json::Value::as_str);
+    let is_ours = code == StatusCode::OK && text("relay") == Some(&config.relay.id);
+    is_ours.then(|| text("state") == Some("paused"))
+}
+
 /// One request; nothing if nobody answers.
 async fn get(address: SocketAddr, path: &str) -> Option<(StatusCode, Bytes)> {
     let mut reachable = address;
@@ -90,22 +100,17 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
         .client
         .query_opt(
             "SELECT r.state, r.error_code, r.error_message, r.error_remedy, \
-                    format('%s/%s', r.position_lsn, r.position_index), \
-                    EXISTS (SELECT FROM pg_locks l \
-                            JOIN pg_database d ON d.oid = l.database \
-                            WHERE d.datname = current_database() AND l.locktype = 'advisory' \
-                              AND l.objsubid = 1 AND l.granted \
-                              AND (l.classid::int8 << 32) | l.objid::int8 \
-                                  = hashtextextended('outboxd relay ' || r.relay_id, 0)) \
+                    format('%s/%s', r.position_lsn, r.position_index) \
              FROM outboxd.relay r WHERE r.relay_id = $1",
             &[&relay.id],
         )
         .await
         .map_err(|error| read(error.into()))?;
+    let runs = relay_runs(&session, &relay.id).await.map_err(read)?;
     let (state, error, position) = match &row {
         None => ("stopped".to_owned(), serde_json::Value::Null, String::new()),
         Some(row) => {
-            let (state, runs): (String, bool) = (row.get(0), row.get(5));
+            let state: String = row.get(0);
             let code: Option<String> = row.get(1);
             let error = code.map_or(serde_json::Value::Null, |code| {
                 serde_json::json!({

@@ -5,20 +5,20 @@ use std::net::SocketAddr;
 
 use toml::Value;
 
-use super::keys::Kind;
+use super::key::Kind;
 use super::settings::{Settings, expected, plain};
-use super::{AdminConfig, Config, LogConfig, LogFormat};
+use super::{AdminConfig, Config, LogConfig, LogFormat, Token};
 use crate::ack::Limits;
 use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Source};
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::outbox::{EventConfig, Format, PayloadEncoding, is_topic_name};
 use crate::postgres::{Server, TableName, is_slot_name};
 use crate::relay::{
-    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, RelayConfig, RetryConfig, SettleConfig,
-    Start,
+    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, OnSlotLost, ReconcileConfig, RelayConfig,
+    RetryConfig, SettleConfig, Start,
 };
 use crate::retry::Backoff;
-use crate::sink::{KafkaConfig, reserved_property};
+use crate::sink::{KafkaConfig, TopicShape, reserved_property};
 
 /// Waits between attempts to connect vary by this much of themselves.
 const RECONNECT_JITTER: f64 = 0.2;
@@ -60,6 +60,19 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
             "outbox.status.mode = \"none\" knows no unsent row: it needs outbox.start = \"stream\"",
         );
     }
+    let failover_slot = settings.choice("postgres.failover_slot") == "auto";
+    let on_slot_lost = match settings.choice("postgres.on_slot_lost").as_str() {
+        "recover" => OnSlotLost::Recover,
+        _ => OnSlotLost::Halt,
+    };
+    if status.mode == Mode::None && on_slot_lost == OnSlotLost::Recover {
+        settings.problem(
+            "outbox.status.mode = \"none\" knows no unsent row: it needs postgres.on_slot_lost = \"halt\"",
+        );
+    }
+    if !settings.boolean("postgres.create") && on_slot_lost == OnSlotLost::Recover {
+        settings.problem("postgres.on_slot_lost = \"recover\" needs postgres.create = true");
+    }
     let (kafka, limits) = kafka(settings);
     let settle = SettleConfig {
         batch: settings.number("outbox.status.batch"),
@@ -74,6 +87,11 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         }
     };
     let events = events(settings);
+    let reconcile = ReconcileConfig {
+        interval: settings.duration("reconcile.interval"),
+        heal: settings.boolean("reconcile.heal"),
+        after: settings.duration("reconcile.after"),
+    };
     let server = server(settings);
     let flow = flow(settings, settle, limits);
     let standby = settings.boolean("relay.standby");
@@ -84,11 +102,14 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
     Some(RelayConfig {
         id,
         standby,
+        takeover: false,
         reconnect,
         server: server?,
         slot,
         publication,
         create,
+        failover_slot,
+        on_slot_lost,
         table: table?,
         max_row_bytes: usize::try_from(max_row_bytes).unwrap_or(usize::MAX),
         start,
@@ -96,6 +117,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         events,
         status,
         flow,
+        reconcile,
         kafka,
         paused,
     })
@@ -298,12 +320,21 @@ fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
     let bytes = settings.size("kafka.in_flight_bytes");
     let per_key = settings.number("kafka.max_in_flight_per_key");
     let limits = Limits { events, bytes, per_key: u32::try_from(per_key).unwrap_or(u32::MAX) };
+    let create = settings.boolean("kafka.create_topics");
+    let shape = TopicShape {
+        partitions: i32::try_from(settings.integer("kafka.partitions")).unwrap_or(i32::MAX),
+        replication: i32::try_from(settings.integer("kafka.replication")).unwrap_or(i32::MAX),
+    };
+    if shape.replication == 0 {
+        settings.problem("kafka.replication: expected -1 for the brokers' default, or at least 1");
+    }
     let kafka = KafkaConfig {
         bootstrap_servers,
         properties,
         in_flight_events: events,
         in_flight_bytes: bytes,
         ask_limits: true,
+        create_topics: create.then_some(shape),
     };
     (kafka, limits)
 }
@@ -320,9 +351,22 @@ fn admin(settings: &mut Settings) -> AdminConfig {
     };
     AdminConfig {
         listen: address,
+        token: token(settings),
         hosts: settings.list("admin.hosts"),
         metrics: settings.boolean("metrics.enabled"),
     }
+}
+
+fn token(settings: &mut Settings) -> Option<Token> {
+    let path = settings.text("admin.token_file");
+    if path.is_empty() {
+        return None;
+    }
+    let token = match std::fs::read_to_string(&path) {
+        Ok(text) => Token::read(&text).ok_or_else(|| "it is empty".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    token.map_err(|reason| settings.problem(format!("admin.token_file: {path}: {reason}"))).ok()
 }
 
 fn log(settings: &mut Settings) -> LogConfig {

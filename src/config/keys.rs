@@ -3,49 +3,7 @@
 //! The one place for defaults. `outboxd init`, `outboxd config show` and the checks against
 //! misspelt keys all come from this table.
 
-/// What a key takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Text.
-    Text,
-    /// Text that is never shown.
-    Secret,
-    /// One of these words.
-    Choice(&'static [&'static str]),
-    /// `true` or `false`.
-    Boolean,
-    /// A number from 0 to 1.
-    Fraction,
-    /// A number, from the first to the last.
-    Number(u64, u64),
-    /// A time with its unit, as in "200ms", "25s", "5m".
-    Duration,
-    /// A size with its unit, as in "64MiB", from the first to the last number of bytes.
-    Size(u64, u64),
-    /// Texts.
-    List,
-    /// Names with values.
-    Table,
-    /// A column, `{ payload = "/pointer" }` or `{ const = "…" }`, each with an optional `default`.
-    Field,
-}
-
-/// A key.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Key {
-    /// Its name with its sections, as in `relay.id`.
-    pub(super) path: &'static str,
-    pub(super) kind: Kind,
-    /// Its default as TOML writes it; empty if it has none.
-    pub(super) default: &'static str,
-    /// What it does.
-    pub(super) doc: &'static str,
-}
-
-const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
-    Key { path, kind, default, doc }
-}
-
+use super::key::{Key, Kind, key};
 use Kind::{Boolean, Choice, Duration, Field, Fraction, List, Number, Secret, Size, Table, Text};
 
 const MIB: u64 = 1024 * 1024;
@@ -104,6 +62,18 @@ pub(super) const KEYS: &[Key] = &[
         "Create publication and slot, in this order, where they are missing.",
     ),
     key(
+        "postgres.failover_slot",
+        Choice(&["auto", "off"]),
+        "\"auto\"",
+        "Make the slot one that survives a failover to a standby of the server. auto: from PostgreSQL 17 on, which has them.",
+    ),
+    key(
+        "postgres.on_slot_lost",
+        Choice(&["halt", "recover"]),
+        "\"halt\"",
+        "When the slot is lost or missing, or the server is another one: halt, for a person to decide (`outboxd slot recover`); or recover: make a new slot and publish every unsent row.",
+    ),
+    key(
         "outbox.table",
         Text,
         "\"public.outbox\"",
@@ -125,7 +95,7 @@ pub(super) const KEYS: &[Key] = &[
         "outbox.start",
         Choice(&["pending", "stream"]),
         "\"pending\"",
-        "pending: also publish the unsent rows that are older than the slot. stream: only what is written from then on; status mode none needs it.",
+        "pending: also publish the unsent rows that are older than the first slot. stream: only what is written from then on; status mode none needs it.",
     ),
     key(
         "outbox.sweep_order",
@@ -338,6 +308,24 @@ pub(super) const KEYS: &[Key] = &[
         "Events of one key that are under way at once. Above 1, order holds through everything but a record that Kafka refuses for good.",
     ),
     key(
+        "kafka.create_topics",
+        Boolean,
+        "false",
+        "Create a topic that does not exist, rather than wait for somebody to do it.",
+    ),
+    key(
+        "kafka.partitions",
+        Number(1, 100_000),
+        "6",
+        "How many partitions a topic has that the relay creates.",
+    ),
+    key(
+        "kafka.replication",
+        Number(-1, 1000),
+        "-1",
+        "How many brokers keep each partition of it; -1 for what the brokers are configured to.",
+    ),
+    key(
         "retry.max_attempts",
         Number(1, 1_000_000),
         "5",
@@ -387,10 +375,24 @@ pub(super) const KEYS: &[Key] = &[
         "Where dead letters go of events that have no topic; \"\" keeps them in outboxd.held_event only.",
     ),
     key(
+        "reconcile.interval",
+        Duration,
+        "\"5m\"",
+        "How often the relay looks for rows that are unsent and that it does not know of: it warns. What is new is read, and 32 MiB of the rest in turn. 0s: never.",
+    ),
+    key("reconcile.heal", Boolean, "false", "Publish such rows, late as they are."),
+    key("reconcile.after", Duration, "\"1m\"", "How long a row may be unsent before it counts."),
+    key(
         "admin.listen",
         Text,
         "\"127.0.0.1:9464\"",
         "The address of health, metrics and status; \"\" for none.",
+    ),
+    key(
+        "admin.token_file",
+        Text,
+        "\"\"",
+        "A file with the token that changes over HTTP need (Authorization: Bearer). Without one they are refused, and off loopback there is no /api.",
     ),
     key(
         "admin.hosts",

@@ -4,9 +4,11 @@
 //! the environment. Every module's part is a struct of that module; this one only builds them.
 
 mod build;
+mod key;
 mod keys;
 mod settings;
 mod show;
+mod token;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use crate::failure::{Code, Failure};
 use crate::relay::RelayConfig;
 use settings::{Origin, Settings};
+pub use token::Token;
 
 /// The configuration as it is meant.
 #[derive(Debug, Clone)]
@@ -37,6 +40,8 @@ pub struct Config {
 pub struct AdminConfig {
     /// Where it listens; none for not at all.
     pub listen: Option<SocketAddr>,
+    /// What has to be known to change something; none if nothing can be.
+    pub token: Option<Token>,
     /// More Host names that `/api` answers to.
     pub hosts: Vec<String>,
     /// Whether `/metrics` is served.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::keys::{KEYS, Key, Kind, by_path, is_section, suggestion};
+use super::key::{Key, Kind};
+use super::keys::{KEYS, by_path, is_section, suggestion};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,12 +195,16 @@ impl Settings {
     }
 
     pub(super) fn number(&mut self, path: &str) -> u64 {
+        u64::try_from(self.integer(path)).unwrap_or(0)
+    }
+
+    /// A number that may be below zero.
+    pub(super) fn integer(&mut self, path: &str) -> i64 {
         let Some(Kind::Number(from, to)) = by_path(path).map(|key| key.kind) else {
             return 0;
         };
         self.read(path, from, |value| {
-            let number = u64::try_from(value.as_integer()?).ok()?;
-            (from..=to).contains(&number).then_some(number)
+            value.as_integer().filter(|number| (from..=to).contains(number))
         })
     }
 

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use percent_encoding::percent_decode_str;
 use toml::Value;
 
-use super::keys::{KEYS, Kind};
+use super::key::Kind;
+use super::keys::KEYS;
 use super::settings::{Origin, Settings};
 
 /// Every key with its effective value and where it comes from.

@@ -173,7 +173,8 @@ impl TempPostgres {
             let said = std::fs::read_to_string(&pid_file).unwrap_or_default();
             let mut lines = said.lines();
             let is_ours = lines.next().is_some_and(|line| line == id.to_string());
-            if is_ours && lines.nth(6).is_some_and(|line| line.trim() == "ready") {
+            let is_up = |line: &str| matches!(line.trim(), "ready" | "standby");
+            if is_ours && lines.nth(6).is_some_and(is_up) {
                 return Ok(true);
             }
             if self.server.as_mut().map(Child::try_wait).transpose()?.flatten().is_some() {

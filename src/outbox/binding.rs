@@ -61,6 +61,15 @@ impl Binding {
             BoundSource::Pointer(_) | BoundSource::Const(_) | BoundSource::Nothing => None,
         }
     }
+
+    /// The bytes of a field that is a column; nothing for null.
+    pub(super) fn value<'v>(
+        &self,
+        field: Field,
+        values: &'v [Option<&'v [u8]>],
+    ) -> Option<&'v [u8]> {
+        self.place(field).and_then(|place| values.get(place).copied().flatten())
+    }
 }
 
 /// One row and how to read it.
@@ -76,7 +85,7 @@ where
 {
     /// The bytes of a field that is a column, as PostgreSQL prints them; nothing for null.
     pub(super) fn bytes(&self, field: Field) -> Option<&'v [u8]> {
-        self.binding.place(field).and_then(|place| self.values.get(place).copied().flatten())
+        self.binding.value(field, self.values)
     }
 
     /// A field's value; nothing for null, unless a default was configured.

@@ -28,13 +28,9 @@ pub enum Content<'a> {
         /// When it is due, in microseconds since 1970; `i64::MAX` is never.
         due: i64,
     },
-    /// A row that is larger than allowed; the rest of it was not kept.
-    Oversize {
-        /// The event's id.
-        id: String,
-        /// The row's size.
-        bytes: usize,
-    },
+    /// A row that is larger than allowed: what its small values say of it. The payload is not among
+    /// them.
+    Oversize(Misfit<'a>),
 }
 
 /// A row that can never become an event: what can be said of it all the same.
@@ -70,16 +66,39 @@ impl Mapper {
         position: Position,
         now: i64,
     ) -> Option<Content<'a>> {
-        if let Some(due) = self.due(values).filter(|due| *due > now) {
-            let row = Row { binding: &self.binding, values };
-            let event_type = row.text(Field::EventType).ok().flatten();
-            return Some(Content::Scheduled { id: row.any_id()?, event_type, due });
+        let scheduled = Row { binding: &self.binding, values }.scheduled();
+        if let Ok(Some(due)) = scheduled
+            && due > now
+        {
+            return self.scheduled(values, due);
         }
         let filled = self.fill(values, position);
-        match filled.and_then(|()| self.view(values)) {
+        let envelope = scheduled.and_then(|scheduled| self.view(values, filled?, scheduled));
+        match envelope {
             Ok(envelope) => Some(Content::Envelope(envelope)),
             Err(error) => self.misfit(values, position, error).map(Content::Misfit),
         }
+    }
+
+    /// What the row holds, if its large values were left out because it has so many `bytes`.
+    pub fn oversize<'a>(
+        &'a self,
+        values: &'a [Option<&'a [u8]>],
+        position: Position,
+        now: i64,
+        bytes: usize,
+    ) -> Option<Content<'a>> {
+        if let Some(due) = self.due(values).filter(|due| *due > now) {
+            return self.scheduled(values, due);
+        }
+        let misfit = self.misfit(values, position, MapError::TooLarge { bytes })?;
+        Some(Content::Oversize(Misfit { value: None, ..misfit }))
+    }
+
+    fn scheduled<'a>(&'a self, values: &'a [Option<&'a [u8]>], due: i64) -> Option<Content<'a>> {
+        let row = Row { binding: &self.binding, values };
+        let event_type = row.text(Field::EventType).ok().flatten();
+        Some(Content::Scheduled { id: row.any_id()?, event_type, due })
     }
 
     /// When the row is due, in microseconds since 1970, if it says so.

@@ -235,19 +235,21 @@ impl Mapper {
         values: &'a [Option<&'a [u8]>],
         position: Position,
     ) -> Result<Envelope<'a>, MapError> {
-        self.fill(values, position)?;
-        self.view(values)
+        let scheduled = Row { binding: &self.binding, values }.scheduled()?;
+        let id = self.fill(values, position)?;
+        self.view(values, id, scheduled)
     }
 
-    /// Puts together what does not lie in the row as it is published.
-    pub(super) fn fill(
+    /// Puts together what does not lie in the row as it is published. Gives the id.
+    pub(super) fn fill<'v>(
         &mut self,
-        values: &[Option<&[u8]>],
+        values: &'v [Option<&'v [u8]>],
         position: Position,
-    ) -> Result<(), MapError> {
+    ) -> Result<&'v str, MapError> {
         let Self { binding, chosen, format, payload, scratch, .. } = self;
         let row = Row { binding, values };
-        let id = id(&row)?;
+        let id = binding.value(Field::Id, values).ok_or(MapError::NoId)?;
+        let id = std::str::from_utf8(id).map_err(|_| MapError::NotUtf8)?;
         route(&self.topic, &self.default_topic, &row, &mut scratch.topic)?;
         if scratch.topic != scratch.good_topic {
             if !is_topic_name(&scratch.topic) {
@@ -260,27 +262,31 @@ impl Mapper {
         scratch.value.shrink_to(SCRATCH_KEPT);
         match (*format, *payload) {
             (Format::Envelope, payload) => {
-                write_envelope(&row, id, &scratch.topic, payload, &mut scratch.value)
+                write_envelope(&row, id, &scratch.topic, payload, &mut scratch.value)?;
             }
-            (Format::Payload, PayloadForm::Bytes) => match row.bytes(Field::Payload) {
-                Some(hex) => decode_hex(hex, &mut scratch.value),
-                None => Ok(()),
-            },
-            (Format::Payload, _) => Ok(()),
+            (Format::Payload, PayloadForm::Bytes) => {
+                let hex = row.bytes(Field::Payload);
+                hex.map_or(Ok(()), |hex| decode_hex(hex, &mut scratch.value))?;
+            }
+            (Format::Payload, _) => {}
         }
+        Ok(id)
     }
 
     /// The envelope of the row that was put together last.
+    #[inline]
     pub(super) fn view<'a>(
         &'a self,
         values: &'a [Option<&'a [u8]>],
+        id: &'a str,
+        scheduled: Option<i64>,
     ) -> Result<Envelope<'a>, MapError> {
         let Self { binding, scratch, .. } = self;
         let row = Row { binding, values };
         let payload = row.bytes(Field::Payload);
         let partition = row.text(Field::Partition)?.map(|text| text.parse()).transpose();
         Ok(Envelope {
-            id: id(&row)?,
+            id,
             event_type: row.text(Field::EventType)?,
             dedup_key: row.text(Field::DedupKey)?,
             topic: &scratch.topic,
@@ -294,7 +300,7 @@ impl Mapper {
                 (Format::Payload, _) => payload,
             },
             occurred: row.text(Field::OccurredAt)?.and_then(|text| timestamp::micros(&text)),
-            scheduled: row.scheduled()?,
+            scheduled,
             max_attempts: row.max_attempts(),
         })
     }
@@ -305,11 +311,6 @@ impl Mapper {
         route(&self.topic, &self.default_topic, row, &mut topic).ok()?;
         is_topic_name(&topic).then_some(topic)
     }
-}
-
-fn id<'v>(row: &Row<'v, 'v>) -> Result<&'v str, MapError> {
-    let id = row.bytes(Field::Id).ok_or(MapError::NoId)?;
-    std::str::from_utf8(id).map_err(|_| MapError::NotUtf8)
 }
 
 /// Puts the topic into `out`, by the first template that has all its values.

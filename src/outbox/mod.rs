@@ -54,6 +54,12 @@ pub enum MapError {
     /// A due time that is none.
     #[error("the time that it is due cannot be read")]
     BadSchedule,
+    /// A row above the limit.
+    #[error("the row has {bytes} bytes, more than outbox.max_row_bytes")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
 }
 
 #[cfg(test)]

@@ -26,6 +26,11 @@ impl Mode {
             Mode::None => "none",
         }
     }
+
+    /// Whether anything tells afterwards which rows are unsent.
+    pub const fn knows_unsent(self) -> bool {
+        !matches!(self, Mode::None)
+    }
 }
 
 /// A status column as configured.

@@ -8,6 +8,8 @@ use crate::lsn::{Lsn, Position};
 use crate::pgoutput::{Column, Relation};
 use proptest::prelude::*;
 
+mod odd;
+
 const NOW: i64 = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
 const POSITION: Position = Position { commit: Lsn::from_wire(0x1_0000_00AB), index: 3 };
 

@@ -7,10 +7,12 @@
 mod cursor;
 mod message;
 mod relation;
+mod skim;
 mod transaction;
 
 pub use message::{Begin, Commit, Insert, Message, Tuple, decode};
 pub use relation::{Column, Relation};
+pub use skim::{Skim, leave_out_large};
 pub use transaction::{Step, TransactionReader};
 
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL starts to count.

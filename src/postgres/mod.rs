@@ -22,7 +22,7 @@ pub use error::Error;
 pub use ident::TableName;
 pub(crate) use ident::{is_slot_name, quote_ident, quote_literal};
 pub use publication::Publication;
-pub use replication::{CreatedSlot, Identity, ReplicationConnection};
+pub use replication::{CreatedSlot, Identity, NewSlot, ReplicationConnection};
 pub use slot::{Blocker, Slot, blockers};
 pub use sql::SqlSession;
 pub use stream::ReplicationStream;
@@ -41,6 +41,13 @@ pub(crate) const DRIVER: &str = "tokio_postgres";
 pub enum WalMessage<'a> {
     /// One message of the output plugin.
     Data(&'a [u8]),
+    /// One that is larger than allowed: a row without its large values, else the tag alone.
+    Oversize {
+        /// What was kept.
+        message: &'a [u8],
+        /// Its size.
+        bytes: usize,
+    },
     /// The server says how far it has come.
     Keepalive {
         /// Everything before this was sent.

@@ -44,6 +44,15 @@ pub struct Identity {
     pub timeline: i32,
 }
 
+/// A slot to be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewSlot<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it is to survive a failover to a standby of the server. Not before PostgreSQL 17.
+    pub failover: bool,
+}
+
 /// A slot that was just created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedSlot {
@@ -212,10 +221,14 @@ impl ReplicationConnection {
     ///
     /// # Errors
     /// The server does not create it.
-    pub async fn create_slot(&mut self, slot: &str) -> Result<CreatedSlot, Error> {
-        let slot = quote_ident(slot);
-        // PostgreSQL 14 does not know the newer form, "(SNAPSHOT 'export')".
-        let sql = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT");
+    pub async fn create_slot(&mut self, slot: NewSlot<'_>) -> Result<CreatedSlot, Error> {
+        let options = match slot.failover {
+            true => "(SNAPSHOT 'export', FAILOVER true)",
+            // PostgreSQL 14 does not know the newer form.
+            false => "EXPORT_SNAPSHOT",
+        };
+        let name = quote_ident(slot.name);
+        let sql = format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {options}");
         let rows = self.query(&sql).await?;
         let created = rows.first().and_then(|row| match row.as_slice() {
             [_, Some(point), Some(snapshot), ..] => Some(CreatedSlot {

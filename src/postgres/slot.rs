@@ -20,6 +20,9 @@ pub struct Slot {
     /// Whether it vanishes with its session.
     #[serde(default)]
     pub temporary: bool,
+    /// Whether it survives a failover to a standby of the server.
+    #[serde(default)]
+    pub failover: bool,
     /// Whether prepared transactions are decoded early.
     #[serde(default)]
     pub two_phase: bool,
@@ -75,6 +78,24 @@ impl Slot {
     /// Where the server writes now.
     pub fn current(&self) -> Lsn {
         read(self.current_lsn.as_deref())
+    }
+
+    /// Everything about it, as `outboxd slot show -o json` prints it.
+    pub fn document(&self, name: &str) -> serde_json::Value {
+        serde_json::json!({
+            "name": name,
+            "plugin": self.plugin,
+            "database": self.database,
+            "active": self.active,
+            "active_pid": self.active_pid,
+            "wal_status": self.wal_status,
+            "confirmed_lsn": self.confirmed().to_string(),
+            "restart_lsn": self.restart().to_string(),
+            "lag_bytes": self.current().bytes_since(self.confirmed()),
+            "retained_bytes": self.current().bytes_since(self.restart()),
+            "safe_wal_bytes": self.safe_wal_size,
+            "invalidation_reason": self.invalidation_reason,
+        })
     }
 
     /// Whether it can never be read again.

@@ -3,7 +3,8 @@
 //! Rows are handed out as slices of the receive buffer, so nothing is copied between the socket
 //! and the record that is produced. While rows arrive fast, the reader lets a few tens of
 //! kilobytes gather before it is woken, at most for [`GATHER_TIME`]: a wake-up per row costs both
-//! ends more than the row itself.
+//! ends more than the row itself. A row that is larger than allowed is never in the buffer whole: it
+//! is skimmed as it passes.
 
 use std::time::Duration;
 
@@ -14,11 +15,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::socket::Socket;
 use super::{Error, Feedback, WalMessage, WalStream};
 use crate::lsn::Lsn;
+use crate::pgoutput::{DecodeError, Skim};
 
 /// The receive buffer; it grows for a larger row and shrinks after it.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// What a message has around a row's own bytes, with room for many columns.
 const FRAME_OVERHEAD: usize = 64 * 1024;
+/// What comes before the output plugin's message: a header, and a head with positions and a time.
+const XLOG_DATA_HEAD: usize = 5 + 25;
 /// How much gathers before the reader is woken, while rows arrive fast.
 const GATHER_BYTES: usize = 32 * 1024;
 /// How long it may gather.
@@ -40,12 +44,23 @@ pub struct ReplicationStream {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    max_row_bytes: usize,
+    /// The largest message that is read whole.
+    limit: usize,
+    oversize: Option<Oversize>,
     sender_timeout: Option<Duration>,
     pace: Pace,
     gather_until: Option<Instant>,
     low_water: usize,
     is_ended: bool,
+}
+
+/// A message that is larger than allowed, as it passes.
+#[derive(Debug)]
+struct Oversize {
+    skim: Skim,
+    bytes: usize,
+    /// How much of it has not passed.
+    left: usize,
 }
 
 /// How fast messages arrive.
@@ -81,7 +96,8 @@ impl ReplicationStream {
             buffer: vec![0; BUFFER_BYTES],
             start: 0,
             end: 0,
-            max_row_bytes,
+            limit: max_row_bytes.saturating_add(FRAME_OVERHEAD),
+            oversize: None,
             sender_timeout,
             pace: Pace { since: Instant::now(), messages: 0, is_fast: false },
             gather_until: None,
@@ -96,6 +112,9 @@ impl ReplicationStream {
 
     /// The length of the message at the front, with its header, once its header is there.
     fn frame_len(&self) -> Result<Option<usize>, Error> {
+        if self.oversize.as_ref().is_some_and(|oversize| oversize.left > 0) {
+            return Ok(None);
+        }
         let Some(length) = self.waiting().get(1..5).and_then(|bytes| bytes.first_chunk::<4>())
         else {
             return Ok(None);
@@ -104,16 +123,53 @@ impl ReplicationStream {
         if length < 4 {
             return Err(Error::Protocol(format!("a message of length {length}")));
         }
-        let limit = self.max_row_bytes.saturating_add(FRAME_OVERHEAD);
-        if length > limit {
-            return Err(Error::RowTooLarge { bytes: length, limit: self.max_row_bytes });
-        }
         Ok(Some(length + 1))
+    }
+
+    /// The same, of a message that is to be in the buffer whole.
+    fn whole_len(&self) -> Result<Option<usize>, Error> {
+        Ok(self.frame_len()?.filter(|len| *len <= self.limit))
+    }
+
+    /// Begins to let a message of `len` bytes pass that is larger than allowed. False if its head has
+    /// not come yet.
+    fn begin_to_pass(&mut self, len: usize) -> Result<bool, Error> {
+        let Some(head) = self.waiting().first_chunk::<XLOG_DATA_HEAD>() else {
+            return Ok(false);
+        };
+        if head.first() != Some(&b'd') || head.get(5) != Some(&b'w') {
+            return Err(Error::Protocol(format!("a message of {len} bytes that is no row")));
+        }
+        self.start += XLOG_DATA_HEAD;
+        let bytes = len - XLOG_DATA_HEAD;
+        self.oversize = Some(Oversize { skim: Skim::default(), bytes, left: bytes });
+        Ok(true)
+    }
+
+    /// Lets as much pass as has come. Gives what was kept, once all has passed.
+    fn let_pass(&mut self) -> Result<Option<WalMessage<'_>>, Error> {
+        let Some(oversize) = &mut self.oversize else {
+            return Ok(None);
+        };
+        let waiting = self.buffer.get(self.start..self.end).unwrap_or_default();
+        let piece = waiting.get(..oversize.left).unwrap_or(waiting);
+        let taken = oversize.skim.take(piece)?;
+        let is_last = piece.len() == oversize.left;
+        self.start += taken;
+        oversize.left -= taken;
+        match oversize.left {
+            0 => {
+                let message = oversize.skim.message()?;
+                Ok(Some(WalMessage::Oversize { message, bytes: oversize.bytes }))
+            }
+            _ if is_last => Err(DecodeError::Truncated.into()),
+            _ => Ok(None),
+        }
     }
 
     /// Makes room for the rest of the message at the front.
     fn make_room(&mut self) -> Result<(), Error> {
-        let needed = self.frame_len()?.unwrap_or(0).max(BUFFER_BYTES);
+        let needed = self.whole_len()?.unwrap_or(0).max(BUFFER_BYTES);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -172,10 +228,23 @@ impl WalStream for ReplicationStream {
     }
 
     fn next(&mut self) -> Result<Option<WalMessage<'_>>, Error> {
+        self.oversize.take_if(|oversize| oversize.left == 0);
         loop {
-            let Some(len) = self.frame_len()?.filter(|len| self.end - self.start >= *len) else {
+            if self.oversize.is_some() {
+                return self.let_pass();
+            }
+            let Some(len) = self.frame_len()? else {
                 return Ok(None);
             };
+            if len > self.limit {
+                match self.begin_to_pass(len)? {
+                    true => continue,
+                    false => return Ok(None),
+                }
+            }
+            if self.end - self.start < len {
+                return Ok(None);
+            }
             let at = self.start;
             self.start += len;
             self.pace.messages += 1;
@@ -200,7 +269,7 @@ impl WalStream for ReplicationStream {
     }
 
     fn next_len(&self) -> usize {
-        self.frame_len().ok().flatten().unwrap_or(0)
+        self.whole_len().ok().flatten().unwrap_or(0)
     }
 
     fn gathers(&self) -> bool {
@@ -279,6 +348,90 @@ fn encode(feedback: Feedback) -> [u8; 34] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pgoutput::encode;
+    use tokio::net::UnixStream;
+
+    /// A message of the output plugin as the server sends it.
+    fn frame(message: &[u8]) -> Vec<u8> {
+        let mut frame = vec![b'd'];
+        frame.extend(u32::try_from(4 + 25 + message.len()).unwrap().to_be_bytes());
+        frame.push(b'w');
+        frame.extend([0; 24]);
+        frame.extend(message);
+        frame
+    }
+
+    /// A stream over a socket that brings `bytes` and no more.
+    fn stream(bytes: Vec<u8>, max_row_bytes: usize) -> ReplicationStream {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        tokio::spawn(async move {
+            theirs.write_all(&bytes).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        ReplicationStream::new(Socket::Unix(ours), max_row_bytes, None)
+    }
+
+    /// The next message: how long it was, and what came of it.
+    async fn next(stream: &mut ReplicationStream) -> (usize, Vec<u8>) {
+        loop {
+            match stream.next().unwrap() {
+                Some(WalMessage::Data(data)) => return (data.len(), data.to_vec()),
+                Some(WalMessage::Oversize { message, bytes }) => return (bytes, message.to_vec()),
+                Some(other) => panic!("{other:?}"),
+                None => stream.fill().await.unwrap(),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_that_is_too_large_passes_and_the_next_one_is_as_it_was() {
+        const LIMIT: usize = 1024;
+        let row = |len: usize| {
+            let payload = vec![b'x'; len];
+            encode::insert(7, &[Some(b"id"), Some(&payload), Some(b"PENDING")])
+        };
+        let skimmed = encode::insert(7, &[Some(b"id"), None, Some(b"PENDING")]);
+        let small = row(100);
+        // Around the sizes of limit and buffer, one behind the other, and far above both.
+        let mut sizes = vec![100_000_000, LIMIT + FRAME_OVERHEAD + 100, 70_000];
+        sizes.extend((BUFFER_BYTES - 200..BUFFER_BYTES + 100).step_by(13));
+        let mut bytes = Vec::new();
+        for size in &sizes {
+            bytes.extend(frame(&row(*size)));
+            bytes.extend(frame(&small));
+        }
+        bytes.extend(frame(&row(80_000)));
+        bytes.extend(frame(&row(90_000)));
+        let mut stream = stream(bytes, LIMIT);
+        for size in sizes {
+            assert_eq!(next(&mut stream).await, (row(size).len(), skimmed.clone()), "{size}");
+            assert_eq!(next(&mut stream).await, (small.len(), small.clone()));
+            assert_eq!(stream.buffer.len(), BUFFER_BYTES);
+        }
+        for size in [80_000, 90_000] {
+            assert_eq!(next(&mut stream).await.0, row(size).len());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_and_no_whole_row_is_an_error() {
+        let row = encode::insert(7, &[Some(&vec![b'x'; 200_000])]);
+        let cut = &row[..row.len() - 1];
+        let long = [row.as_slice(), b"n"].concat();
+        let mut notice = frame(&row);
+        notice[0] = b'N';
+        for bytes in [frame(cut), frame(&long), notice] {
+            let mut stream = stream(bytes, 1024);
+            let error = loop {
+                match stream.next() {
+                    Ok(None) => stream.fill().await.unwrap(),
+                    Ok(Some(message)) => panic!("{message:?}"),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::Decode(_) | Error::Protocol(_)), "{error}");
+        }
+    }
 
     #[test]
     fn feedback_is_laid_out_as_the_server_reads_it() {

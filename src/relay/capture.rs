@@ -8,7 +8,7 @@ use crate::lsn::{Lsn, Position};
 pub(super) use crate::outbox::Content;
 use crate::outbox::{EventMap, MapError, Mapper};
 use crate::pgoutput::{
-    Begin, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode,
+    Begin, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode, leave_out_large,
 };
 
 /// What a message was.
@@ -87,13 +87,15 @@ impl Capture {
         Ok(mapper.id(&values).filter(|_| is_ours).map(Cow::into_owned))
     }
 
-    /// Takes one message. An event goes to `hand_over`. `now` is in microseconds since 1970.
+    /// Takes one message. An event goes to `hand_over`. `oversize` is the size of a row whose large
+    /// values were left out; `now` is in microseconds since 1970.
     ///
     /// # Errors
     /// The stream cannot be followed any further.
     pub(super) fn take<E>(
         &mut self,
         message: &[u8],
+        oversize: Option<usize>,
         now: i64,
         hand_over: impl FnOnce(Captive<'_>) -> Result<(), E>,
     ) -> Result<Captured, Fate>
@@ -111,7 +113,7 @@ impl Capture {
                 Ok(Captured::Nothing)
             }
             Step::Insert(insert) if insert.relation == self.table => {
-                self.insert(insert.tuple, now, hand_over)
+                self.insert(insert.tuple, oversize, now, hand_over)
             }
             Step::Relation(relation) => {
                 self.warn_of_others(&relation.name);
@@ -124,6 +126,7 @@ impl Capture {
     fn insert<E>(
         &mut self,
         tuple: Tuple<'_>,
+        oversize: Option<usize>,
         now: i64,
         hand_over: impl FnOnce(Captive<'_>) -> Result<(), E>,
     ) -> Result<Captured, Fate>
@@ -144,8 +147,12 @@ impl Capture {
         let mut values = with_other_lifetime(std::mem::take(&mut self.values));
         tuple.values(&mut values).map_err(of_decode)?;
         let captured = if mapper.is_pending(&values) {
-            let Some(content) = mapper.read(&values, position, now) else {
-                return Err(of_map(MapError::NoId, &format!("the event at {position}")));
+            let content = match oversize {
+                None => mapper.read(&values, position, now),
+                Some(bytes) => mapper.oversize(&values, position, now, bytes),
+            };
+            let Some(content) = content else {
+                return Err(of_no_id(&format!("an event at {position}"), oversize));
             };
             let committed = begin.commit_time + POSTGRES_EPOCH_MICROS;
             hand_over(Captive { content, position, xid: begin.xid, committed })?;
@@ -163,6 +170,33 @@ impl Capture {
                 table,
                 "the publication publishes more than the outbox: it is decoded, sent and ignored"
             );
+        }
+    }
+}
+
+/// What the values of a row hold that was read by SQL. Larger ones than allowed are left out.
+pub(super) fn content_of<'a>(
+    mapper: &'a mut Mapper,
+    values: &'a mut [Option<&'a [u8]>],
+    position: Position,
+    now: i64,
+    max_row_bytes: usize,
+) -> Option<Content<'a>> {
+    let bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
+    if bytes > max_row_bytes {
+        leave_out_large(values);
+        return mapper.oversize(values, position, now, bytes);
+    }
+    mapper.read(values, position, now)
+}
+
+/// A row without an id that could be read.
+pub(super) fn of_no_id(event: &str, oversize: Option<usize>) -> Fate {
+    match oversize {
+        None => of_map(MapError::NoId, event),
+        Some(bytes) => {
+            let text = format!("{event} has {bytes} bytes, and its id is not among the small ones");
+            Fate::Halt(Failure::new(Code::RowTooLarge, text))
         }
     }
 }

@@ -3,8 +3,15 @@
 //! It is told on a timer, because a walsender that hears nothing hangs up; soon after the watermark
 //! has risen, so that it can forget; and at once when it asks. Never behind Kafka: nothing here
 //! waits for anything.
+//!
+//! A slot that a standby of the server takes over with the server's place must not be ahead of what
+//! the standby knows. There, a watermark is confirmed only when the stream, which such a server sends
+//! no faster than its standbys receive, has passed the transaction that settled it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use tokio::time::Instant;
 
@@ -24,6 +31,47 @@ pub(super) struct Confirmer {
     confirmed: Lsn,
     sent_at: Instant,
     was_asked: bool,
+    /// Where the slot can be taken over by a standby of the server.
+    settlements: Option<Settlements>,
+}
+
+/// A watermark, and an LSN at or after the end of the transaction that settled what lies before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Settlement {
+    pub(super) watermark: Lsn,
+    pub(super) end: Lsn,
+}
+
+/// Watermarks wait here until the stream has passed the transactions that settled them.
+#[derive(Debug)]
+pub(super) struct Settlements {
+    /// Watermarks whose settlement is to be found out.
+    questions: watch::Sender<Lsn>,
+    answers: watch::Receiver<Settlement>,
+    waiting: VecDeque<Settlement>,
+    passed: Lsn,
+}
+
+impl Settlements {
+    pub(super) fn new(questions: watch::Sender<Lsn>, answers: watch::Receiver<Settlement>) -> Self {
+        Self { questions, answers, waiting: VecDeque::new(), passed: Lsn::INVALID }
+    }
+
+    /// What of `watermark` may be confirmed where the stream was received up to `received`.
+    fn passed(&mut self, watermark: Lsn, received: Lsn) -> Lsn {
+        if self.answers.has_changed().unwrap_or(false) {
+            self.waiting.push_back(*self.answers.borrow_and_update());
+        }
+        while let Some(settlement) = self.waiting.pop_front_if(|s| s.end <= received) {
+            self.passed = self.passed.max(settlement.watermark);
+        }
+        // One question at a time: the next one is about all that was settled meanwhile.
+        let answered = self.answers.borrow().watermark;
+        if watermark > answered && *self.questions.borrow() == answered {
+            self.questions.send_replace(watermark);
+        }
+        self.passed
+    }
 }
 
 impl Confirmer {
@@ -36,7 +84,13 @@ impl Confirmer {
             confirmed: Lsn::INVALID,
             sent_at: now,
             was_asked: true,
+            settlements: None,
         }
+    }
+
+    /// Confirms nothing before the stream has passed its settlement.
+    pub(super) fn wait_for(&mut self, settlements: Settlements) {
+        self.settlements = Some(settlements);
     }
 
     /// The stream was received up to `lsn`.
@@ -67,6 +121,10 @@ impl Confirmer {
 
     /// The feedback to send now. `time` is in microseconds since 2000-01-01.
     pub(super) fn feedback(&mut self, watermark: Lsn, now: Instant, time: i64) -> Feedback {
+        let watermark = match &mut self.settlements {
+            Some(settlements) => settlements.passed(watermark, self.received),
+            None => watermark,
+        };
         // Only what came over this connection is ever confirmed, and never less than before.
         self.confirmed = self.confirmed.max(watermark);
         self.received = self.received.max(self.confirmed);
@@ -103,6 +161,33 @@ mod tests {
         assert_eq!(confirmer.due(lsn(2)) - now, SOON);
         confirmer.asked();
         assert_eq!(confirmer.due(lsn(1)), now);
+    }
+
+    #[test]
+    fn a_slot_that_survives_waits_until_the_stream_has_passed_the_settlement() {
+        let now = Instant::now();
+        let (questions, asked) = watch::channel(Lsn::INVALID);
+        let (answer, answers) = watch::channel(Settlement::default());
+        let mut confirmer = Confirmer::new(None, now);
+        confirmer.wait_for(Settlements::new(questions, answers));
+        confirmer.received(lsn(5));
+        let confirmed = |confirmer: &mut Confirmer, watermark| {
+            confirmer.feedback(lsn(watermark), now, 0).confirmed
+        };
+        assert_eq!(confirmed(&mut confirmer, 5), Lsn::INVALID);
+        assert_eq!(*asked.borrow(), lsn(5));
+        // More is settled before the answer comes: it is asked about next.
+        assert_eq!(confirmed(&mut confirmer, 6), Lsn::INVALID);
+        assert_eq!(*asked.borrow(), lsn(5));
+        answer.send_replace(Settlement { watermark: lsn(5), end: lsn(8) });
+        assert_eq!(confirmed(&mut confirmer, 6), Lsn::INVALID);
+        assert_eq!(*asked.borrow(), lsn(6));
+        confirmer.received(lsn(7));
+        assert_eq!(confirmed(&mut confirmer, 7), Lsn::INVALID);
+        confirmer.received(lsn(8));
+        assert_eq!(confirmed(&mut confirmer, 7), lsn(5));
+        answer.send_replace(Settlement { watermark: lsn(6), end: lsn(8) });
+        assert_eq!(confirmed(&mut confirmer, 7), lsn(6));
     }
 
     #[test]

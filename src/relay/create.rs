@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::disposition::{Fate, of_postgres};
 use crate::failure::{Code, Failure};
 use crate::postgres::{
-    CreatedSlot, Error, Publication, ReplicationConnection, TableName, blockers,
+    CreatedSlot, Error, NewSlot, Publication, ReplicationConnection, TableName, blockers,
 };
 
 /// Makes the publication. Only called while there is no slot.
@@ -47,7 +47,7 @@ const SLOT_DEADLINE: Duration = Duration::from_secs(15);
 pub async fn create_slot(
     client: &Client,
     connection: &mut ReplicationConnection,
-    slot: &str,
+    slot: NewSlot<'_>,
     stopped: impl Future<Output = ()>,
 ) -> Result<Option<CreatedSlot>, Fate> {
     let pid = connection.backend_pid;
@@ -56,7 +56,8 @@ pub async fn create_slot(
         biased;
         created = created.as_mut() => {
             let created = created.map_err(|error| of_postgres(&error, "create the slot"))?;
-            tracing::info!(slot, consistent_point = %created.consistent_point, "created the slot");
+            let (slot, failover) = (slot.name, slot.failover);
+            tracing::info!(slot, failover, consistent_point = %created.consistent_point, "created the slot");
             return Ok(Some(created));
         }
         () = stopped => true,
@@ -74,6 +75,7 @@ pub async fn create_slot(
     }
     let named: Vec<_> = open.iter().map(ToString::to_string).collect();
     let named = if named.is_empty() { "none that we can see".to_owned() } else { named.join("; ") };
+    let slot = slot.name;
     let text = format!("slot \"{slot}\" waits for open transactions: {named}");
     Err(Fate::Reconnect(Failure::new(Code::SlotBlocked, text)))
 }

@@ -123,7 +123,9 @@ pub(super) fn of_map(error: MapError, event: &str) -> Fate {
 pub(super) fn of_sink(error: &SinkError, topic: &str) -> RecordFate {
     let failure = |code| Failure::new(code, format!("topic {topic}: {error}"));
     match error {
-        SinkError::TopicMissing => RecordFate::Topic(failure(Code::TopicMissing)),
+        SinkError::TopicMissing | SinkError::NotCreated(_) => {
+            RecordFate::Topic(failure(Code::TopicMissing))
+        }
         SinkError::TopicDenied => RecordFate::Topic(failure(Code::TopicDenied)),
         SinkError::TooLarge { .. } => RecordFate::Event(failure(Code::EventTooLarge)),
         SinkError::NoPartition { .. } | SinkError::Refused(_) => {

@@ -100,15 +100,13 @@ fn put<S: Sink, T: StatusStore + 'static>(
             flow.publish(&envelope, arrival, now)?;
             envelope.occurred
         }
-        Content::Misfit(misfit) => {
+        Content::Misfit(misfit) | Content::Oversize(misfit) => {
             let failure = misfit::failure(&misfit);
             let (topic, content) = misfit::content(&misfit, &mut flow.publisher, now);
             let seq = flow.give_up(position, &entry.id, failure, topic, content);
             flow.publisher.aside.note_due(seq, entry.ordinal);
             misfit.occurred
         }
-        // Only the stream tells a row's size beforehand.
-        Content::Oversize { .. } => return Ok(()),
     };
     let committed = entry.hold.due.unwrap_or_default();
     flow.settler.track(&entry.id, entry.xid, EventTimes { committed, occurred });

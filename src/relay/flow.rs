@@ -19,6 +19,7 @@ use super::redeem::Redeemed;
 use super::settle::{Finished, Settler};
 use super::{FlowConfig, misfit};
 use crate::ack::Seq;
+use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::lsn::Position;
 use crate::metrics::Meters;
@@ -78,7 +79,12 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         Self {
             publisher,
             settler: Settler::new(Rc::clone(&store), config.settle, position, meters.clone(), now),
-            held: HeldWay::new(store, config.dead_letter.clone(), meters.clone()),
+            held: HeldWay::new(
+                store,
+                config.dead_letter.clone(),
+                config.limits.events,
+                meters.clone(),
+            ),
             mapper: None,
             is_paused: false,
             notices: None,
@@ -95,6 +101,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     /// Takes on an event.
     pub(super) fn put(&mut self, captive: &Captive<'_>, now: Instant) -> Result<(), Fate> {
         let Captive { content, position, xid, committed } = captive;
+        failpoint::pass("after_read");
         let (id, occurred) = match content {
             Content::Envelope(envelope) => {
                 let arrival = Arrival { position: *position, ..Arrival::default() };
@@ -109,17 +116,11 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 self.publisher.hold(*position, None, hold, content);
                 (&**id, None)
             }
-            Content::Misfit(misfit) => {
+            Content::Misfit(misfit) | Content::Oversize(misfit) => {
                 let failure = misfit::failure(misfit);
                 let (topic, content) = misfit::content(misfit, &mut self.publisher, now);
                 self.give_up(*position, &misfit.id, failure, topic, content);
                 (&*misfit.id, misfit.occurred)
-            }
-            Content::Oversize { id, bytes } => {
-                let text = format!("the row has {bytes} bytes, more than outbox.max_row_bytes");
-                let failure = Failure::new(Code::RowTooLarge, text);
-                self.give_up(*position, id, failure, None, HeldContent::default());
-                (id.as_str(), None)
             }
         };
         let times = EventTimes { committed: *committed, occurred };
@@ -148,7 +149,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         );
         let Self { publisher, held, .. } = self;
         publisher
-            .publish(envelope, arrival, |lane| held.is_ending(lane, wall_clock()), now)
+            .publish(envelope, arrival, |lane| held.is_ending(lane), now)
             .map_err(|error| of_map(error, &format!("event {}", envelope.id)))
     }
 
@@ -180,6 +181,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         let (settler, meters, totals) = (&self.settler, &self.meters, &mut self.totals);
         let timed = &mut self.timed;
         self.publisher.advance(now, |seq| {
+            failpoint::pass("after_ack");
             totals.published += 1;
             if let Some(times) = settler.times(seq) {
                 meters.publish_latency.record(seconds(wall - times.committed));
@@ -221,7 +223,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         }
         let Publisher { window, aside, .. } = &mut self.publisher;
         if self.is_helds_turn {
-            self.held.start(&mut self.publisher, wall);
+            self.held.start(&mut self.publisher, now, wall);
             if self.held.running.is_none() {
                 let Publisher { window, aside, .. } = &mut self.publisher;
                 self.settler.start(window, aside, now, at_once);
@@ -229,7 +231,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         } else {
             self.settler.start(window, aside, now, at_once);
             if !self.settler.is_busy() {
-                self.held.start(&mut self.publisher, wall);
+                self.held.start(&mut self.publisher, now, wall);
             }
         }
         self.is_helds_turn = self.settler.is_busy();
@@ -276,7 +278,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         }
         let show = self.shown.filter(|_| self.is_stale).map(|(at, _)| at + SHOW_EVERY);
         let settle = self.settler.next_due().filter(|_| self.held.running.is_none());
-        let dues = [self.publisher.next_due(), settle, self.held_due(), show];
+        let locked = self.held.locked_until;
+        let dues = [self.publisher.next_due(), settle, self.held_due(), locked, show];
         let due = dues.into_iter().flatten().min();
         let clock = async {
             match due {
@@ -330,7 +333,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 }
             }
             Woken::Redeemed(redeemed) => {
-                let followed = self.held.complete(redeemed, &mut self.publisher);
+                let followed = self.held.complete(redeemed, &mut self.publisher, now);
                 let followed = followed.map_err(|error| of_store(&error))?;
                 if followed.deferred > 0 {
                     self.settler.catch_up_soon(now + Duration::from_secs(1));
@@ -448,7 +451,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// What may be in Kafka without being settled: it can come twice.
     pub(super) fn count_redelivered(&self) {
-        self.meters.redelivered.increment(self.publisher.window.open());
+        let held = self.held.in_doubt() as u64;
+        self.meters.redelivered.increment(self.publisher.window.open() + held);
     }
 }
 

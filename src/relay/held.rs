@@ -21,13 +21,14 @@ use super::schedule::Schedule;
 use super::topics::TopicId;
 use super::trial::{OnExhausted, micros};
 use crate::ack::{HeldLanes, Lane, Moment, Ordinal};
-use crate::failure::Failure;
+use crate::failpoint;
+use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
 use crate::outbox::{HeaderList, Placement};
 use crate::sink::{Record, SendError, Sink, SinkError};
 use crate::status::{Became, Change, HeldBody, HeldEntry, Hold, Reason, Request};
 
-/// Held events that are on their way at once, from being loaded to being redeemed.
+/// The most held events that are on their way at once, from being loaded to being redeemed.
 const EVENTS_ON_THE_WAY: usize = 1000;
 /// Their bytes; one may be larger.
 const BYTES_ON_THE_WAY: u64 = 8 << 20;
@@ -56,9 +57,13 @@ pub(super) struct HeldWay<T> {
     ready: VecDeque<Ordinal>,
     /// Due, and waiting for a topic.
     standing: HashMap<TopicId, Vec<Ordinal>>,
+    /// At most this many are on their way.
+    room: usize,
     on_the_way: usize,
     bytes_on_the_way: u64,
     pub(super) changes: Vec<Change>,
+    /// Until then somebody may have some of them locked.
+    pub(super) locked_until: Option<Instant>,
     pub(super) schedule: Schedule,
     /// What operators ask for of single events.
     pub(super) requests: VecDeque<(HeldEntry, Request)>,
@@ -117,7 +122,13 @@ pub(super) enum Stage {
 }
 
 impl<T> HeldWay<T> {
-    pub(super) fn new(store: Rc<T>, dead_letter: DeadLetterConfig, meters: Meters) -> Self {
+    /// `in_flight`: how many events may be repeated after a crash.
+    pub(super) fn new(
+        store: Rc<T>,
+        dead_letter: DeadLetterConfig,
+        in_flight: usize,
+        meters: Meters,
+    ) -> Self {
         Self {
             store,
             dead_letter,
@@ -128,9 +139,11 @@ impl<T> HeldWay<T> {
             loading: HashSet::new(),
             ready: VecDeque::new(),
             standing: HashMap::new(),
+            room: EVENTS_ON_THE_WAY.min(in_flight),
             on_the_way: 0,
             bytes_on_the_way: 0,
             changes: Vec::new(),
+            locked_until: None,
             schedule: Schedule::default(),
             requests: VecDeque::new(),
             put_off: Vec::new(),
@@ -216,7 +229,7 @@ impl<T> HeldWay<T> {
             bytes,
             stage: Stage::Waits,
             since: entry.since,
-            hold: entry.hold,
+            hold: Hold { error: None, ..entry.hold },
         };
         let lane = known.lane;
         self.lanes.insert(lane, ordinal, known.hold.due);
@@ -233,8 +246,8 @@ impl<T> HeldWay<T> {
     }
 
     /// Whether an event that comes to the lane now should wait for the held ones in memory.
-    pub(super) fn is_ending(&self, lane: Lane, now: Moment) -> bool {
-        !self.events.is_empty() && self.lanes.is_ending(lane, now)
+    pub(super) fn is_ending(&self, lane: Lane) -> bool {
+        !self.events.is_empty() && self.lanes.is_ending(lane, wall_clock())
     }
 
     /// Takes in what became of records, and sends what is due. Gives how many events went.
@@ -270,10 +283,14 @@ impl<T> HeldWay<T> {
     }
 
     fn has_room(&self) -> bool {
-        let waits_for_store =
-            self.changes.len() + self.running.as_ref().map_or(0, Running::changes);
-        self.on_the_way + waits_for_store < EVENTS_ON_THE_WAY
+        self.in_doubt() < self.room
             && (self.bytes_on_the_way < BYTES_ON_THE_WAY || self.on_the_way == 0)
+    }
+
+    /// Events that are on their way, or through and not redeemed: what can come again.
+    pub(super) fn in_doubt(&self) -> usize {
+        let redeeming = self.running.as_ref().map_or(0, Running::changes);
+        self.on_the_way + self.changes.len() + redeeming
     }
 
     fn start_due<S: Sink>(
@@ -285,6 +302,12 @@ impl<T> HeldWay<T> {
         while self.has_room()
             && let Some((lane, ordinal)) = self.lanes.take_due(wall)
         {
+            if !self.events.contains_key(&ordinal) {
+                // An id that was held twice is there once.
+                self.lanes.remove(lane, ordinal);
+                publisher.release(lane);
+                continue;
+            }
             match self.destination(ordinal, publisher, now) {
                 Destination::Nowhere => self.bury_unheard(ordinal),
                 Destination::Topic(topic) if publisher.topics.info(topic).is_none() => {
@@ -309,6 +332,10 @@ impl<T> HeldWay<T> {
         };
         // What failed by itself is not to take others with it.
         known.stage = Stage::Goes { alone: known.hold.attempts > 0, bare: false };
+        if known.hold.attempts > 0 && !known.hold.exhausted || known.redelivery {
+            self.meters.retries.increment(1);
+            self.meters.publish_retried.increment(1);
+        }
         self.on_the_way += 1;
         self.bytes_on_the_way += known.bytes;
         if self.bodies.contains_key(&ordinal) {
@@ -357,10 +384,14 @@ impl<T> HeldWay<T> {
         }
         let own = known.topic.and_then(|topic| publisher.topics.name(topic));
         let name = match own {
+            Some(_) if self.dead_letter.topic.is_empty() => return Destination::Nowhere,
             Some(own) => self.dead_letter.topic.replace("{topic}", own),
             None => self.dead_letter.default.clone(),
         };
-        publisher.topic(&name, now).map_or(Destination::Nowhere, Destination::Topic)
+        // A name can be too long with what is added to it.
+        let topic = publisher.topic(&name, now);
+        let topic = topic.or_else(|| publisher.topic(&self.dead_letter.default, now));
+        topic.map_or(Destination::Nowhere, Destination::Topic)
     }
 
     /// It waits for its topic; its lane does not move.
@@ -452,13 +483,10 @@ impl<T> HeldWay<T> {
             return false;
         };
         if known.hold.exhausted {
+            failpoint::pass("in_dead_letter");
             self.meters.dead_letters.increment(1);
             self.bury(ordinal, publisher);
             return false;
-        }
-        if known.hold.attempts > 0 || known.redelivery {
-            self.meters.retries.increment(1);
-            self.meters.publish_retried.increment(1);
         }
         publisher.count_published(1);
         self.become_through(ordinal, Became::Sent, publisher);
@@ -596,7 +624,6 @@ impl<T> HeldWay<T> {
             tracing::warn!(event_id = id, attempts, "no attempt is left; its key waits for an operator");
         }
         self.last_failure = Some(failure);
-        self.shows_failures = true;
         self.changes.push(Change { ordinal, id, xid, became: Became::Held(hold), answers: false });
         self.lanes.put_back(lane, ordinal, due);
         publisher.park(lane);
@@ -636,10 +663,38 @@ impl<T> HeldWay<T> {
         }
     }
 
-    /// An operator wants it tried from the beginning.
-    pub(super) fn try_anew(&mut self, ordinal: Ordinal, wall: Moment) {
+    /// Somebody has removed an event from under us: its key goes on without it.
+    pub(super) fn vanish_unless_loaded<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        publisher: &mut Publisher<S>,
+    ) {
+        self.loading.remove(&ordinal);
+        let goes = |known: &Known| matches!(known.stage, Stage::Goes { .. });
+        if self.bodies.contains_key(&ordinal) || !self.events.get(&ordinal).is_some_and(goes) {
+            return;
+        }
+        self.leave_the_way(ordinal);
+        self.pass(ordinal, publisher);
+        if let Some(known) = self.events.remove(&ordinal) {
+            tracing::warn!(event_id = known.id, "somebody has removed a held event");
+            publisher.aside.free(known.bytes);
+        }
+    }
+
+    /// An operator wants it tried from the beginning, with whatever its topic takes by now.
+    pub(super) fn try_anew<S: Sink>(
+        &mut self,
+        ordinal: Ordinal,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) {
         self.forget_standing(ordinal);
         if let Some(known) = self.events.get_mut(&ordinal) {
+            if let Some(topic) = known.topic {
+                publisher.topics.doubt(topic, now);
+            }
             known.hold = Hold { due: Some(wall), ..Hold::waiting(Reason::Retry) };
             known.redelivery = true;
             self.lanes.put_back(known.lane, ordinal, Some(wall));
@@ -697,7 +752,8 @@ fn headers<S: Sink>(
         headers.add("dlq-attempts", Some(&known.hold.attempts.to_string()));
         headers.add("dlq-failed-at", body.failed_at.as_deref());
         headers.add("dlq-topic", Some(topic.unwrap_or_default()));
-        if bare {
+        let is_cut = body.error_code.as_deref() == Some(&Code::RowTooLarge.to_string());
+        if bare || is_cut {
             headers.add("dlq-truncated", Some("true"));
         }
     }

@@ -5,13 +5,17 @@ use tokio::time::Instant;
 use super::publish::Publisher;
 use super::topics::TopicId;
 use crate::failure::{Code, Failure};
-use crate::outbox::{Misfit, Placement};
+use crate::outbox::{MapError, Misfit, Placement};
 use crate::sink::{Parcel, Sink};
 use crate::status::HeldContent;
 
 /// Why it cannot.
 pub(super) fn failure(misfit: &Misfit<'_>) -> Failure {
-    Failure::new(Code::Unpublishable, misfit.error.to_string())
+    let code = match misfit.error {
+        MapError::TooLarge { .. } => Code::RowTooLarge,
+        _ => Code::Unpublishable,
+    };
+    Failure::new(code, misfit.error.to_string())
 }
 
 /// What is published of it as a dead letter, and the topic that it belongs to, if it has one.

@@ -22,9 +22,13 @@ mod load;
 mod misfit;
 mod monitor;
 mod orders;
+mod past;
+mod patrol;
 mod place;
 mod preflight;
 mod publish;
+mod reconcile;
+mod recover;
 mod redeem;
 mod report;
 mod schedule;
@@ -33,9 +37,11 @@ mod settle;
 #[cfg(test)]
 mod simulation;
 mod sweep;
+mod takeover;
 mod topics;
 mod trial;
 mod words;
+mod unsent;
 
 pub use aside::HeldLimits;
 pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status, Totals};
@@ -44,7 +50,9 @@ pub use disposition::Fate;
 pub use finding::{Finding, Severity};
 pub use handle::{Pulse, Relay};
 pub use held::DeadLetterConfig;
-pub use preflight::{Preflight, preflight};
+pub use preflight::{Outbox, Preflight, preflight};
+pub use reconcile::{Reconciler, file_sweep};
+pub use recover::give_up_stream;
 pub use session::End;
 pub use settle::SettleConfig;
 pub use trial::{OnExhausted, RetryConfig};
@@ -59,7 +67,7 @@ use crate::failure::{Code, Failure, chain};
 use crate::metrics::{Meters, count_error};
 use crate::outbox::EventConfig;
 use crate::outbox::status::StatusConfig;
-use crate::postgres::{Server, SqlSession, TableName};
+use crate::postgres::{NewSlot, Server, SqlSession, TableName};
 use crate::retry::Backoff;
 use crate::shutdown::Stop;
 use crate::sink::KafkaConfig;
@@ -74,6 +82,26 @@ pub enum Start {
     Stream,
 }
 
+/// How missed rows are looked for while the relay runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReconcileConfig {
+    /// How often; never if zero.
+    pub interval: Duration,
+    /// Whether they are published.
+    pub heal: bool,
+    /// How long a row may be unsent.
+    pub after: Duration,
+}
+
+/// What to do when the stream cannot go on: the slot is lost or missing, or the server is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSlotLost {
+    /// End, for a person to decide.
+    Halt,
+    /// Make a new slot, and sweep the unsent rows.
+    Recover,
+}
+
 /// Everything that a relay needs to know.
 #[derive(Debug, Clone)]
 pub struct RelayConfig {
@@ -81,6 +109,8 @@ pub struct RelayConfig {
     pub id: String,
     /// Whether to wait while another relay has the place; otherwise the process ends.
     pub standby: bool,
+    /// Whether to end, once, whoever has the place. No setting: a person says so for one run.
+    pub takeover: bool,
     /// How long to wait between attempts to connect.
     pub reconnect: Backoff,
     /// The database.
@@ -91,6 +121,10 @@ pub struct RelayConfig {
     pub publication: String,
     /// Whether to create publication and slot where they are missing.
     pub create: bool,
+    /// Whether a new slot is to survive a failover, where the server can do that.
+    pub failover_slot: bool,
+    /// What to do when the stream cannot go on.
+    pub on_slot_lost: OnSlotLost,
     /// The outbox.
     pub table: TableName,
     /// Rows above this are refused, in bytes.
@@ -105,6 +139,8 @@ pub struct RelayConfig {
     pub status: StatusConfig,
     /// What lies between reading and settling.
     pub flow: FlowConfig,
+    /// How missed rows are looked for.
+    pub reconcile: ReconcileConfig,
     /// Kafka.
     pub kafka: KafkaConfig,
     /// Whether to start paused.
@@ -126,6 +162,20 @@ pub struct FlowConfig {
     pub dead_letter: DeadLetterConfig,
 }
 
+impl RelayConfig {
+    /// How a new slot is made on such a server.
+    pub fn new_slot(&self, server_version: i32) -> NewSlot<'_> {
+        let failover = self.failover_slot && server_version >= FAILOVER_SLOTS_FROM;
+        NewSlot { name: &self.slot, failover }
+    }
+
+    /// Whether the relay recovers from such a failure by itself.
+    fn recovers(&self, code: Code) -> bool {
+        self.on_slot_lost == OnSlotLost::Recover
+            && matches!(code, Code::SlotLost | Code::SlotMissing | Code::IdentityChanged)
+    }
+}
+
 /// How a relay ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -140,6 +190,8 @@ pub enum Outcome {
     Fenced(Failure),
 }
 
+/// The first version that has slots that survive a failover.
+const FAILOVER_SLOTS_FROM: i32 = 170_000;
 /// How long to wait before the place or the slot is tried again.
 const STANDBY_WAIT: Duration = Duration::from_millis(500);
 /// A session that lasted this long was a good one: the next failure is a first one.
@@ -156,9 +208,11 @@ pub async fn run(
 ) -> Outcome {
     let mut failures = 0u32;
     let mut said = None;
+    let mut takes_over = config.takeover;
     loop {
         let began = Instant::now();
-        let end = Box::pin(place::session(config, board, stop.clone(), meters)).await;
+        let session = place::session(config, board, stop.clone(), meters, &mut takes_over);
+        let end = Box::pin(session).await;
         let fate = match end {
             End::Stopped { drained } => {
                 let drained = drained && !board.in_doubt;

@@ -7,16 +7,19 @@
 //! the window, it stays, and a checkpoint that wants to invalidate its slot waits for it, and with it
 //! the whole server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::confirm::Settlement;
 use super::disposition::{Fate, of_postgres};
 use super::preflight::synchronous_standby;
 use crate::failure::{Code, Failure};
+use crate::lsn::Lsn;
 use crate::metrics::Meters;
 use crate::postgres::{Error, Publication, Slot, SqlSession, names_standby};
 use crate::status::RelayRow;
@@ -48,7 +51,7 @@ pub(super) struct Sight {
 
 /// Looks, until there is trouble or nobody wants to know.
 pub(super) async fn watch_over(
-    session: SqlSession,
+    session: Arc<SqlSession>,
     watched: Watched,
     sights: watch::Sender<Sight>,
     meters: Meters,
@@ -124,6 +127,30 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
         None
     };
     Ok(Sight { slot, trouble, is_ending })
+}
+
+/// Finds out where the transactions that settled watermarks ended: at or before where the WAL is
+/// flushed now, because they committed before somebody asked.
+pub(super) async fn find_settlements(
+    session: Arc<SqlSession>,
+    mut questions: watch::Receiver<Lsn>,
+    answers: watch::Sender<Settlement>,
+) {
+    while questions.changed().await.is_ok() {
+        let watermark = *questions.borrow_and_update();
+        let end = loop {
+            let sql = "SELECT pg_current_wal_flush_lsn()::text";
+            match session.client.query_one(sql, &[]).await {
+                Ok(row) => break row.get::<_, &str>(0).parse().unwrap_or(Lsn::INVALID),
+                // Whoever watches over the same session ends ours.
+                Err(_) if session.client.is_closed() => return,
+                Err(_) => sleep(LOOK_EVERY).await,
+            }
+        };
+        if end.is_valid() {
+            answers.send_replace(Settlement { watermark, end });
+        }
+    }
 }
 
 /// How large the table is. Whoever has it locked is not waited for: the figure can be old.

@@ -9,6 +9,7 @@ use super::aside::OVERHEAD;
 use super::held::{HeldWay, Stage};
 use super::publish::Publisher;
 use super::redeem::Running;
+use super::trial::OnExhausted;
 use crate::ack::{Moment, Ordinal};
 use crate::sink::Sink;
 use crate::status::{Became, Change, HeldEntry, Hold, Reason, Request, Verdict};
@@ -60,7 +61,7 @@ impl<T> HeldWay<T> {
         let known = self.events.get(&entry.ordinal);
         match (known.map(|known| &known.hold), entry.hold.reason, request) {
             (Some(_), _, Request::Retry) => {
-                self.try_anew(entry.ordinal, wall);
+                self.try_anew(entry.ordinal, publisher, now, wall);
                 self.change(entry, Became::Again(wall));
             }
             (Some(_), _, Request::Skip) => {
@@ -68,7 +69,14 @@ impl<T> HeldWay<T> {
                 self.change(entry, Became::Removed(Verdict::Skipped));
             }
             (Some(hold), _, Request::Unblock) => {
-                let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..hold.clone() };
+                let hold = Hold { exhausted: true, ..hold.clone() };
+                let hold = match publisher.retry.on_exhausted {
+                    OnExhausted::DeadLetter => {
+                        Hold { reason: Reason::Retry, due: Some(wall), ..hold }
+                    }
+                    // Where nothing goes to dead-letter topics, this does not either.
+                    OnExhausted::Block => Hold { reason: Reason::Dead, due: None, ..hold },
+                };
                 self.freeze(entry.ordinal);
                 self.change(entry, Became::Held(hold));
             }
@@ -80,6 +88,7 @@ impl<T> HeldWay<T> {
                 let hold = Hold { due: Some(wall), ..Hold::waiting(Reason::Retry) };
                 let entry = HeldEntry { hold, redelivery: true, ..entry.clone() };
                 self.restore(entry.clone(), publisher, now);
+                self.try_anew(entry.ordinal, publisher, now, wall);
                 self.change(&entry, Became::Again(wall));
             }
             (None, Reason::Dead, Request::Discard) => {
@@ -106,6 +115,16 @@ impl<T> HeldWay<T> {
     fn change(&mut self, entry: &HeldEntry, became: Became) {
         let (ordinal, id, xid) = (entry.ordinal, entry.id.clone(), entry.xid);
         self.changes.push(Change { ordinal, id, xid, became, answers: true });
+    }
+
+    /// That the event has no attempt left is durable: its dead letter is due.
+    pub(super) fn exhaust(&mut self, ordinal: Ordinal, hold: &Hold) {
+        self.bodies.remove(&ordinal);
+        if let Some(known) = self.events.get_mut(&ordinal) {
+            known.stage = Stage::Waits;
+            known.hold = Hold { error: None, ..hold.clone() };
+            self.lanes.put_back(known.lane, ordinal, hold.due);
+        }
     }
 
     /// The event does not go any more; its lane waits until that is durable.

@@ -5,24 +5,31 @@
 //! that makes it due; and the stream last.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::board::{Board, State};
 use super::capture::Capture;
+use super::confirm::{Settlement, Settlements};
 use super::create::{create_publication, create_slot};
 use super::disposition::{Fate, of_bind, of_postgres, of_store};
 use super::finding::Severity;
 use super::flow::Flow;
 use super::load::load;
-use super::monitor::{Sight, Watched, watch_over};
-use super::preflight::{Outbox, preflight, synchronous_standby};
+use super::monitor::{Sight, Watched, find_settlements, watch_over};
+use super::past::{Past, Present};
+use super::patrol::Patrol;
+use super::preflight::{Outbox, Preflight, preflight, synchronous_standby};
+use super::recover::give_up_stream;
 use super::session::{Before, End, Session};
 use super::sweep::{Sweep, SweepPlan, Swept};
+use super::takeover::take_over;
 use super::{RelayConfig, STANDBY_WAIT, Start, fenced};
+use crate::failpoint;
 use crate::failure::{Code, Failure};
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, Position};
 use crate::metrics::Meters;
 use crate::outbox::columns::Field;
 use crate::outbox::status::Mode;
@@ -39,6 +46,7 @@ pub(super) async fn session(
     board: &mut Board,
     stop: watch::Receiver<Stop>,
     meters: &Meters,
+    takes_over: &mut bool,
 ) -> End {
     let mut asked = stop.clone();
     let place = tokio::select! {
@@ -46,15 +54,19 @@ pub(super) async fn session(
         _ = asked.wait_for(|stop| *stop != Stop::No) => {
             return End::Stopped { drained: true };
         }
-        place = Place::take(config, board) => place,
+        place = Place::take(config, board, takes_over) => place,
     };
     let place = match place {
         Ok(place) => place,
         Err(fate) => return End::Failed(fate),
     };
-    match place.stream(config, board, stop, meters).await {
-        Ok(end) => end,
-        Err(fate) => End::Failed(fate),
+    let end = place.stream(config, board, stop, meters).await;
+    match end.unwrap_or_else(End::Failed) {
+        // The next session recovers it.
+        End::Failed(Fate::Halt(failure)) if config.recovers(failure.code) => {
+            End::Failed(Fate::Reconnect(failure))
+        }
+        end => end,
     }
 }
 
@@ -67,8 +79,12 @@ struct Place {
 }
 
 impl Place {
-    /// Waits for the lock.
-    async fn take(config: &RelayConfig, board: &mut Board) -> Result<Self, Fate> {
+    /// Waits for the lock, or takes it over.
+    async fn take(
+        config: &RelayConfig,
+        board: &mut Board,
+        takes_over: &mut bool,
+    ) -> Result<Self, Fate> {
         let writer = SqlSession::open(&config.server, "status writer").await;
         let writer = Rc::new(writer.map_err(|error| of_postgres(&error, "connect"))?);
         let connect = |error: Error| of_postgres(&error, "take the relay's place");
@@ -88,6 +104,11 @@ impl Place {
         // Before anything that operators want is read.
         writer.listen().await.map_err(connect)?;
         let holder = holder();
+        if *takes_over {
+            take_over(&writer, config).await?;
+            // One decision, taken once.
+            *takes_over = false;
+        }
         loop {
             let row = RelayRow::take_place(&writer.client, &config.id, &holder).await;
             if let Some(row) = row.map_err(connect)? {
@@ -103,7 +124,7 @@ impl Place {
     }
 
     async fn stream(
-        self,
+        mut self,
         config: &RelayConfig,
         board: &mut Board,
         mut stop: watch::Receiver<Stop>,
@@ -113,28 +134,35 @@ impl Place {
         let control = SqlSession::open_at(&config.server, &self.writer.address, "control").await;
         let control = control.map_err(|error| of_postgres(&error, "connect"))?;
         let found = preflight(&control.client, config).await;
-        let found = found.map_err(|error| of_postgres(&error, "check the set-up"))?;
+        let mut found = found.map_err(|error| of_postgres(&error, "check the set-up"))?;
         if let Some(finding) = found.first_error() {
             return Err(Fate::Halt(finding.failure()));
         }
         for finding in found.findings.iter().filter(|f| f.severity == Severity::Warning) {
             tracing::warn!(code = %finding.code, observed = finding.observed, fix = finding.fix, "preflight");
         }
-        let Some(outbox) = found.outbox else {
+        let Some(outbox) = found.outbox.take() else {
             return Err(Fate::Halt(Failure::new(Code::TableMissing, "the outbox table is gone")));
         };
         let connection =
             ReplicationConnection::open(&config.server, &self.writer.address, config.max_row_bytes);
-        let connection = connection.await.map_err(|error| of_postgres(&error, "connect"))?;
-        let has_slot = found.slot.is_some();
+        let mut connection = connection.await.map_err(|error| of_postgres(&error, "connect"))?;
         if let Some(pid) = found.slot.as_ref().and_then(|slot| slot.active_pid) {
             // Before anything is swept: whoever reads it may be publishing.
             let text = format!("slot \"{}\" is in use by process {pid} of the server", config.slot);
             return Err(Fate::StandBy(Failure::new(Code::SlotInUse, text)));
         }
+        let identity = connection.identify().await;
+        let (identity, flushed) =
+            identity.map_err(|error| of_postgres(&error, "identify the server"))?;
+        self.face_the_past(config, &mut found, &outbox, (&identity, flushed)).await?;
+        let has_slot = found.slot.is_some();
+        let is_failover = match &found.slot {
+            Some(slot) => slot.failover,
+            None => config.new_slot(self.facts.version).failover,
+        };
         let mut set_up =
             SetUp { place: &self, config, control: &control, connection, outbox: &outbox };
-        let (identity, flushed) = set_up.check_identity().await?;
         let fingerprint = set_up.check_publication(found.publication, has_slot).await?;
 
         if config.paused && !board.has_streamed {
@@ -155,6 +183,7 @@ impl Place {
                 return Ok(End::Stopped { drained });
             }
         };
+        failpoint::pass("after_sweep");
         set_up.remember(&identity, &fingerprint).await?;
         let connection = set_up.connection;
         let stream = connection.start(&config.slot, &config.publication).await;
@@ -172,18 +201,84 @@ impl Place {
             application_name: config.server.application_name().to_owned(),
         };
         let (sender, sights) = watch::channel(Sight::default());
-        tokio::spawn(watch_over(control, watched, sender, meters.clone()));
+        let control = Arc::new(control);
+        tokio::spawn(watch_over(Arc::clone(&control), watched, sender, meters.clone()));
         board.show_state(State::CatchingUp, None);
         board.update(|status| {
             status.checks.stream = true;
             status.checks.publication = true;
             status.checks.slot = true;
         });
+        let patrol = Patrol::new(config, &self.writer.address, &outbox, meters);
         let capture = Capture::new(outbox.events, table, self.row.position);
         let before = Before { swept_until, flushed };
-        let session = Session::new(stream, capture, flow, before, meters.clone());
+        let mut session = Session::new(stream, capture, flow, before, meters.clone());
+        if is_failover {
+            let (question, questions) = watch::channel(Lsn::INVALID);
+            let (answer, answers) = watch::channel(Settlement::default());
+            session.wait_for(Settlements::new(question, answers));
+            tokio::spawn(find_settlements(control, questions, answer));
+        }
         let trouble = trouble(&self.writer, sights.clone());
-        Ok(session.run(board, stop, trouble, Some(sights)).await)
+        let patrol = patrol.map(|patrol| tokio::spawn(patrol.go(sights.clone())));
+        let end = session.run(board, stop, trouble, Some(sights)).await;
+        if let Some(patrol) = patrol {
+            patrol.abort();
+        }
+        Ok(end)
+    }
+
+    /// Sees to it that the stream can go on from where it was left, or that a sweep takes its place.
+    async fn face_the_past(
+        &mut self,
+        config: &RelayConfig,
+        found: &mut Preflight,
+        outbox: &Outbox,
+        (identity, flushed): (&Identity, Lsn),
+    ) -> Result<(), Fate> {
+        let knows_unsent = outbox.status.mode.knows_unsent();
+        let (name, slot) = (config.slot.as_str(), found.slot.as_ref());
+        let failure =
+            match Past::of(&self.row, &Present { name, slot, identity, flushed, knows_unsent }) {
+                Past::Whole => return Ok(()),
+                Past::Forked => {
+                    tracing::warn!(
+                        timeline = identity.timeline,
+                        "the server was promoted: unsent rows are swept before the stream goes on"
+                    );
+                    // If it is cut off, the time line that is remembered still is the old one.
+                    self.row.sweep = SweepState::Incomplete;
+                    return Ok(());
+                }
+                Past::Lost(failure) => failure,
+            };
+        if !config.recovers(failure.code) {
+            return Err(Fate::Halt(failure));
+        }
+        tracing::warn!(
+            code = %failure.code,
+            error = failure.message,
+            "the stream is given up: a new slot is made, and unsent rows are swept"
+        );
+        let (client, epoch) = (&self.writer.client, self.row.epoch);
+        let sweep = SweepState::Incomplete;
+        let given_up = give_up_stream(client, &config.id, epoch, name, sweep).await;
+        if !given_up.map_err(|error| of_postgres(&error, "recover the slot"))? {
+            return Err(Fate::StandBy(fenced(config)));
+        }
+        let detail = serde_json::json!({"code": failure.code.to_string(), "policy": "recover"});
+        let audited = RelayRow::audit(client, &config.id, "slot recover", &detail).await;
+        audited.map_err(|error| of_postgres(&error, "recover the slot"))?;
+        found.slot = None;
+        self.row = RelayRow {
+            epoch,
+            position: Position::ORIGIN,
+            identity: None,
+            publication: None,
+            sweep,
+            sweep_until: Lsn::INVALID,
+        };
+        Ok(())
     }
 
     async fn open_flow(
@@ -226,24 +321,6 @@ struct SetUp<'a> {
 }
 
 impl SetUp<'_> {
-    /// The position belongs to one server and time line, and to no other.
-    async fn check_identity(&mut self) -> Result<(Identity, Lsn), Fate> {
-        let identity = self.connection.identify().await;
-        let (identity, flushed) =
-            identity.map_err(|error| of_postgres(&error, "identify the server"))?;
-        match &self.place.row.identity {
-            Some(known) if *known != identity => {
-                let text = format!(
-                    "the position belongs to system {} on time line {}, the server is system {} on \
-                     time line {}",
-                    known.system_id, known.timeline, identity.system_id, identity.timeline
-                );
-                Err(Fate::Halt(Failure::new(Code::IdentityChanged, text)))
-            }
-            _ => Ok((identity, flushed)),
-        }
-    }
-
     /// The publication is there before the slot, and is the one that the slot was first read with.
     /// Gives its fingerprint.
     async fn check_publication(
@@ -284,14 +361,12 @@ impl SetUp<'_> {
         stop: &mut watch::Receiver<Stop>,
     ) -> Result<Swept, Fate> {
         let row = &self.place.row;
-        if !has_slot && row.identity.is_some() {
-            let text = format!(
-                "slot \"{}\" is gone, and was read until {}",
-                self.config.slot, row.position
-            );
-            return Err(Fate::Halt(Failure::new(Code::SlotMissing, text)));
-        }
-        let sweeps = self.config.start == Start::Pending && row.sweep != SweepState::Complete;
+        let is_due = match row.sweep {
+            SweepState::Never => self.config.start == Start::Pending,
+            SweepState::Incomplete => true,
+            SweepState::Complete => false,
+        };
+        let sweeps = is_due && self.outbox.status.mode.knows_unsent();
         if sweeps {
             self.remember_sweep(SweepState::Incomplete, Lsn::INVALID).await?;
         }
@@ -299,9 +374,13 @@ impl SetUp<'_> {
             None
         } else {
             let client = &self.control.client;
+            let new = self.config.new_slot(self.place.facts.version);
             let stopped = async { drop(stop.wait_for(|stop| *stop != Stop::No).await) };
-            match create_slot(client, &mut self.connection, &self.config.slot, stopped).await? {
-                Some(created) => Some(created.snapshot),
+            match create_slot(client, &mut self.connection, new, stopped).await? {
+                Some(created) => {
+                    failpoint::pass("after_slot");
+                    Some(created.snapshot)
+                }
                 None => return Ok(Swept::Stopped),
             }
         };
@@ -315,11 +394,7 @@ impl SetUp<'_> {
             SqlSession::open_at(&self.config.server, &self.place.writer.address, "sweep").await;
         let session = session.map_err(|error| of_postgres(&error, "connect"))?;
         let plan = SweepPlan {
-            relay_id: &self.config.id,
-            table: &self.outbox.table,
-            map: &self.outbox.events,
-            pending: &self.outbox.status.pending,
-            order: &self.config.sweep_order,
+            unsent: self.outbox.unsent(self.config),
             snapshot: snapshot.as_deref(),
             position: row.position,
             max_row_bytes: self.config.max_row_bytes,

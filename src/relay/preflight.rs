@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 
 use super::RelayConfig;
 use super::finding::{Finding, Severity};
+use super::unsent::Unsent;
 use crate::failure::Code;
 use crate::outbox::EventMap;
 use crate::outbox::columns::MapProblem;
@@ -35,10 +36,25 @@ pub struct Outbox {
     pub status: StatusMap,
 }
 
+impl Outbox {
+    /// The rows that are unsent and that this relay does not know of.
+    pub fn unsent<'a>(&'a self, config: &'a RelayConfig) -> Unsent<'a> {
+        Unsent {
+            relay_id: &config.id,
+            table: &self.table,
+            map: &self.events,
+            pending: &self.status.pending,
+            order: &config.sweep_order,
+        }
+    }
+}
+
 impl Preflight {
-    /// The first finding that keeps the relay from working.
-    pub fn first_error(&self) -> Option<&Finding> {
-        self.findings.iter().find(|finding| finding.severity == Severity::Error)
+    /// The first finding that keeps the relay from working. Not that the slot was lost: what that
+    /// means depends on what else is known of the past.
+    pub(super) fn first_error(&self) -> Option<&Finding> {
+        let is_error = |f: &&Finding| f.severity == Severity::Error && f.code != Code::SlotLost;
+        self.findings.iter().find(is_error)
     }
 }
 
@@ -193,8 +209,8 @@ fn table_findings(table: &OutboxTable) -> Vec<Finding> {
 }
 
 /// A publication alone does not bring back what was written without it.
-const THEN_SLOT_DROP: &str =
-    "-- then `outboxd slot drop`, so that unsent rows are published from the table";
+const THEN_RECOVER: &str =
+    "-- then `outboxd slot recover`, so that unsent rows are published from the table";
 
 fn publication_findings(
     found: &Preflight,
@@ -208,7 +224,7 @@ fn publication_findings(
         if found.slot.is_some() {
             let observed = format!("slot \"{}\" is there, publication {name} is not", config.slot);
             let required = "the publication that the slot was made for";
-            let fix = format!("{create} {THEN_SLOT_DROP}");
+            let fix = format!("{create} {THEN_RECOVER}");
             return vec![Finding::error(Code::PublicationLost, title, observed, required, fix)];
         }
         if config.create {
@@ -222,7 +238,7 @@ fn publication_findings(
     if !publication.contains_table {
         let add = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
         let (code, fix) = match found.slot {
-            Some(_) => (Code::PublicationLost, format!("{add} {THEN_SLOT_DROP}")),
+            Some(_) => (Code::PublicationLost, format!("{add} {THEN_RECOVER}")),
             None => (Code::PublicationUnsuitable, add),
         };
         let observed = format!("{name} does not contain {}", table.name);
@@ -278,7 +294,7 @@ fn slot_findings(slot: Option<&Slot>, config: &RelayConfig) -> Vec<Finding> {
     } else if slot.is_lost() {
         let reason = slot.invalidation_reason.as_deref().unwrap_or("wal_removed");
         let observed = format!("\"{name}\" was invalidated ({reason})");
-        let fix = "outboxd slot drop, then start again";
+        let fix = "outboxd slot recover, then start again";
         findings.push(Finding::error(Code::SlotLost, "slot", observed, "a valid slot", fix));
     } else if slot.wal_status.as_deref() == Some("unreserved") {
         let observed = format!("\"{name}\" keeps more WAL than max_slot_wal_keep_size");

@@ -17,6 +17,7 @@ use super::topics::{TopicId, Topics};
 use super::trial::RetryConfig;
 use super::words::Words;
 use crate::ack::{Entrance, Entry, Lane, Limits, Ordinal, Seq, Window};
+use crate::failpoint;
 use crate::failure::Failure;
 use crate::lsn::Position;
 use crate::metrics::Meters;
@@ -201,6 +202,7 @@ impl<S: Sink> Publisher<S> {
             && let Some(info) = self.topics.info(topic)
         {
             record.partition = placement.partition(info.partitions);
+            failpoint::pass("before_produce");
             match self.sink.send(&record, seq) {
                 Ok(()) => return Ok(seq),
                 Err(SendError::Full) => {}
@@ -350,6 +352,7 @@ impl<S: Sink> Publisher<S> {
             };
             let mut record = waiting.parcel.record(topic, waiting.alone);
             record.partition = waiting.placement.partition(info.partitions);
+            failpoint::pass("before_produce");
             match self.sink.send(&record, seq) {
                 Err(SendError::Full) => return,
                 Ok(()) => {

@@ -5,10 +5,14 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::held::HeldWay;
 use super::publish::Publisher;
 use crate::ack::{Moment, Ordinal};
+use crate::failpoint;
 use crate::sink::Sink;
 use crate::status::{
     Became, Change, DueRow, HeldBody, HeldEntry, Hold, Orders, Reason, Settled, StatusStore,
@@ -17,6 +21,8 @@ use crate::status::{
 
 /// Events whose bodies are loaded at once.
 const BODIES_AT_ONCE: usize = 200;
+/// What somebody has locked is tried again after this.
+const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 /// Changes that are made durable at once.
 const CHANGES_AT_ONCE: usize = 1000;
 
@@ -25,7 +31,7 @@ type Work<R> = Pin<Box<dyn Future<Output = R>>>;
 /// What the held way does with the store.
 pub(super) enum Running {
     Redeem(Vec<Change>, Work<Result<Settled, StoreError>>),
-    Load(Work<Result<Vec<HeldBody>, StoreError>>),
+    Load(Vec<Ordinal>, Work<Result<Vec<HeldBody>, StoreError>>),
     Orders(Work<Result<Orders, StoreError>>),
     Page(Work<Result<Vec<HeldEntry>, StoreError>>),
     Rows(Vec<HeldEntry>, Work<Result<Vec<DueRow>, StoreError>>),
@@ -63,7 +69,12 @@ pub(super) struct Followed {
 
 impl<T: StatusStore + 'static> HeldWay<T> {
     /// Starts the next thing that is to be done with the store, if there is one.
-    pub(super) fn start<S: Sink>(&mut self, publisher: &mut Publisher<S>, wall: Moment) {
+    pub(super) fn start<S: Sink>(
+        &mut self,
+        publisher: &mut Publisher<S>,
+        now: Instant,
+        wall: Moment,
+    ) {
         if self.running.is_some() {
             return;
         }
@@ -72,11 +83,17 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         let is_answered = self.changes.iter().all(|change| !change.answers);
         if is_answered && std::mem::take(&mut self.has_orders) {
             self.running = Some(Running::Orders(Box::pin(async move { store.orders().await })));
-        } else if !self.changes.is_empty() {
+        } else if !self.changes.is_empty() && self.locked_until.is_none_or(|until| until <= now) {
+            self.locked_until = None;
             let count = self.changes.len().min(CHANGES_AT_ONCE);
             let changes: Vec<Change> = self.changes.drain(..count).collect();
             let (given, swept) = (changes.clone(), self.swept);
-            let work = Box::pin(async move { store.redeem(&given, swept).await });
+            let work = Box::pin(async move {
+                failpoint::pass("before_redeem");
+                let done = store.redeem(&given, swept).await;
+                failpoint::pass("after_redeem");
+                done
+            });
             self.running = Some(Running::Redeem(changes, work));
         } else if !publisher.topics.learned.is_empty() {
             let learned = std::mem::take(&mut publisher.topics.learned);
@@ -85,8 +102,9 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         } else if !self.to_load.is_empty() {
             let count = self.to_load.len().min(BODIES_AT_ONCE);
             let ordinals: Vec<Ordinal> = self.to_load.drain(..count).collect();
-            let work = Box::pin(async move { store.bodies(&ordinals).await });
-            self.running = Some(Running::Load(work));
+            let asked = ordinals.clone();
+            let work = Box::pin(async move { store.bodies(&asked).await });
+            self.running = Some(Running::Load(ordinals, work));
         } else if let Some(after) = self.schedule.wants_page() {
             let work = Box::pin(async move { store.scheduled(after).await });
             self.running = Some(Running::Page(work));
@@ -103,7 +121,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         match &mut self.running {
             None => std::future::pending().await,
             Some(Running::Redeem(_, work)) => Redeemed::Redeem(work.await),
-            Some(Running::Load(work)) => Redeemed::Load(work.await),
+            Some(Running::Load(_, work)) => Redeemed::Load(work.await),
             Some(Running::Orders(work)) => Redeemed::Orders(work.await),
             Some(Running::Page(work)) => Redeemed::Page(work.await),
             Some(Running::Rows(_, work)) => Redeemed::Rows(work.await),
@@ -119,19 +137,35 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         &mut self,
         redeemed: Redeemed,
         publisher: &mut Publisher<S>,
+        now: Instant,
     ) -> Result<Followed, StoreError> {
         let running = self.running.take();
         let mut followed = Followed::default();
         match (redeemed, running) {
             (Redeemed::Redeem(result), Some(Running::Redeem(changes, _))) => {
-                followed.deferred = result?.deferred;
-                for change in &changes {
-                    self.redeemed(change, publisher);
-                    // There may be more than were read at once.
-                    self.has_orders |= change.answers;
+                let settled = result?;
+                followed.deferred = settled.deferred;
+                let mut locked = Vec::new();
+                for change in changes {
+                    if settled.ordinals.contains(&change.ordinal) {
+                        locked.push(change);
+                    } else {
+                        self.redeemed(&change, publisher);
+                        // There may be more than were read at once.
+                        self.has_orders |= change.answers;
+                    }
+                }
+                if !locked.is_empty() {
+                    self.locked_until = Some(now + LOCKED_PAUSE);
+                    self.changes.splice(0..0, locked);
                 }
             }
-            (Redeemed::Load(result), _) => self.loaded(result?),
+            (Redeemed::Load(result), Some(Running::Load(asked, _))) => {
+                self.loaded(result?);
+                for ordinal in asked {
+                    self.vanish_unless_loaded(ordinal, publisher);
+                }
+            }
             (Redeemed::Orders(result), _) => {
                 let mut orders = result?;
                 self.requests = orders.requests.drain(..).collect();
@@ -143,6 +177,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             }
             (Redeemed::Remember(result), _) => result?,
             (Redeemed::Redeem(result), _) => followed.deferred = result?.deferred,
+            (Redeemed::Load(result), _) => self.loaded(result?),
             (Redeemed::Rows(result), _) => drop(result?),
         }
         Ok(followed)
@@ -153,10 +188,12 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         let ordinal = change.ordinal;
         self.schedule.is_through(ordinal);
         let is_dead = matches!(&change.became, Became::Held(hold) if hold.reason == Reason::Dead);
+        self.shows_failures |= matches!(change.became, Became::Held(_) | Became::Again(_));
         match &change.became {
             Became::Held(Hold { reason: Reason::Dead, .. }) => self.dead += 1,
             Became::Sent | Became::Removed(_) => {}
             Became::Cancelled => self.scheduled = self.scheduled.saturating_sub(1),
+            Became::Held(hold) if change.answers => return self.exhaust(ordinal, hold),
             Became::Held(_) | Became::Again(_) | Became::Moved(_) | Became::Declined => return,
         }
         // An operator's word is carried out with the transaction, not before it.

@@ -10,11 +10,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, State, float, wall_clock};
-use super::capture::{Capture, Captured};
-use super::confirm::Confirmer;
+use super::capture::{Capture, Captive, Captured};
+use super::confirm::{Confirmer, Settlements};
 use super::disposition::{Fate, of_postgres, of_store};
 use super::flow::Flow;
 use super::monitor::Sight;
+use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
 use crate::pgoutput::POSTGRES_EPOCH_MICROS;
@@ -45,7 +46,7 @@ pub(super) struct Session<W, S, T> {
     /// While the stored position is before it, a stream can bring again what a sweep has held.
     swept_until: Lsn,
     /// A message whose event a sweep may have published; it waits for the store to be asked.
-    in_question: Option<Vec<u8>>,
+    in_question: Option<(Vec<u8>, Option<usize>)>,
     meters: Meters,
     is_draining: bool,
 }
@@ -82,6 +83,11 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             meters,
             is_draining: false,
         }
+    }
+
+    /// Confirms nothing before the stream has passed its settlement.
+    pub(super) fn wait_for(&mut self, settlements: Settlements) {
+        self.confirmer.wait_for(settlements);
     }
 
     /// Runs until it is told to stop, or `trouble` comes.
@@ -152,7 +158,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     /// Whether there is a question, and room for the event that it is about.
     fn can_ask(&self) -> bool {
         let message = self.in_question.as_ref();
-        message.is_some_and(|message| self.flow.publisher.has_room(message.len()))
+        message.is_some_and(|(data, _)| self.flow.publisher.has_room(data.len()))
     }
 
     /// Whether to wait for more of the stream.
@@ -192,7 +198,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             }
             let Self { stream, capture, flow, confirmer, .. } = self;
             let message = stream.next().map_err(|error| of_postgres(&error, "read the stream"))?;
-            match message {
+            let (data, oversize) = match message {
                 None => return Ok(false),
                 Some(WalMessage::Keepalive { wal_end, reply_requested }) => {
                     confirmer.received(wal_end);
@@ -203,14 +209,17 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                         flow.publisher.window.fence(wal_end);
                         self.passed(wal_end);
                     }
+                    continue;
                 }
-                Some(WalMessage::Data(data)) if self.before.swept_until.is_valid() => {
-                    self.in_question = Some(data.to_vec());
-                }
-                Some(WalMessage::Data(data)) => {
-                    let captured = capture.take(data, wall, |captive| flow.put(&captive, now))?;
-                    self.note(captured);
-                }
+                Some(WalMessage::Data(data)) => (data, None),
+                Some(WalMessage::Oversize { message, bytes }) => (message, Some(bytes)),
+            };
+            if self.before.swept_until.is_valid() {
+                self.in_question = Some((data.to_vec(), oversize));
+            } else {
+                let hand_over = |captive: Captive<'_>| flow.put(&captive, now);
+                let captured = capture.take(data, oversize, wall, hand_over)?;
+                self.note(captured);
             }
         }
         Ok(true)
@@ -224,8 +233,8 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         if self.flow.is_busy() || !self.can_ask() {
             return Ok(self.in_question.is_none());
         }
-        if let Some(data) = self.in_question.take() {
-            let captured = self.take_unless_swept(&data, wall_clock(), now).await?;
+        if let Some((data, oversize)) = self.in_question.take() {
+            let captured = self.take_unless_swept(&data, oversize, wall_clock(), now).await?;
             self.note(captured);
         }
         Ok(true)
@@ -235,6 +244,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
     async fn take_unless_swept(
         &mut self,
         data: &[u8],
+        oversize: Option<usize>,
         wall: i64,
         now: Instant,
     ) -> Result<Captured, Fate> {
@@ -243,10 +253,10 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             && capture.open_commit() < before.swept_until
             && flow.settler.store().was_swept(&id).await.map_err(|error| of_store(&error))?
         {
-            capture.take(data, wall, |_| Ok::<_, Fate>(()))?;
+            capture.take(data, oversize, wall, |_| Ok::<_, Fate>(()))?;
             return Ok(Captured::Settled);
         }
-        capture.take(data, wall, |captive| flow.put(&captive, now))
+        capture.take(data, oversize, wall, |captive| flow.put(&captive, now))
     }
 
     fn note(&mut self, captured: Captured) {
@@ -279,11 +289,15 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let watermark = self.flow.publisher.window.watermark();
         let time = wall_clock() - POSTGRES_EPOCH_MICROS;
         let feedback = self.confirmer.feedback(watermark, Instant::now(), time);
-        self.stream.send(feedback).await.map_err(|error| of_postgres(&error, "send feedback"))
+        failpoint::pass("before_confirm");
+        let sent = self.stream.send(feedback).await;
+        failpoint::pass("after_confirm");
+        sent.map_err(|error| of_postgres(&error, "send feedback"))
     }
 
     /// The last word: what is settled is confirmed, then the stream and the sink are closed.
     async fn finish(mut self, end: End, board: &mut Board) -> End {
+        failpoint::pass("in_shutdown");
         let told = match &end {
             End::Stopped { .. } => self.feed_back().await.is_ok(),
             End::Failed(_) => false,

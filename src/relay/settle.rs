@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::aside::{Aside, Leaving};
 use crate::ack::{Ordinal, Prefix, Seq, Window};
+use crate::failpoint;
 use crate::lsn::Position;
 use crate::metrics::Meters;
 use crate::status::{
@@ -68,6 +69,9 @@ struct Running {
 struct CatchUp {
     due: Option<Instant>,
     wait: Duration,
+    /// Whether a pass has begun, and what is to be written may lie behind it.
+    is_under_way: bool,
+    again: bool,
     running: Option<Work<Result<CaughtUp, StoreError>>>,
 }
 
@@ -92,7 +96,13 @@ impl<T: StatusStore + 'static> Settler<T> {
             running: None,
             spare: Batch::default(),
             // An earlier run may have left some.
-            catch_up: CatchUp { due: Some(now), wait: CATCH_UP_AFTER, running: None },
+            catch_up: CatchUp {
+                due: Some(now),
+                wait: CATCH_UP_AFTER,
+                is_under_way: false,
+                again: false,
+                running: None,
+            },
             meters,
         }
     }
@@ -164,7 +174,9 @@ impl<T: StatusStore + 'static> Settler<T> {
         batch.swept = self.swept || self.swept_before && !came_due.is_empty();
         let store = Rc::clone(&self.store);
         let work = Box::pin(async move {
+            failpoint::pass("before_settle");
             let result = store.settle(&batch).await;
+            failpoint::pass("after_settle");
             (batch, result)
         });
         self.running = Some(Running { prefix, started: now, leaving, came_due, work });
@@ -173,6 +185,7 @@ impl<T: StatusStore + 'static> Settler<T> {
     fn start_catching_up(&mut self, now: Instant) {
         if self.catch_up.running.is_none() && self.catch_up.due.is_some_and(|due| due <= now) {
             self.catch_up.due = None;
+            self.catch_up.is_under_way = true;
             let store = Rc::clone(&self.store);
             self.catch_up.running = Some(Box::pin(async move { store.catch_up().await }));
         }
@@ -215,6 +228,7 @@ impl<T: StatusStore + 'static> Settler<T> {
 
     /// Catches up on deferred statuses and on failures that rows do not show, soon.
     pub(super) fn catch_up_soon(&mut self, now: Instant) {
+        self.catch_up.again |= self.catch_up.is_under_way;
         let due = self.catch_up.due.get_or_insert(now);
         *due = (*due).min(now);
     }
@@ -235,9 +249,17 @@ impl<T: StatusStore + 'static> Settler<T> {
                 self.catch_up.running = None;
                 match result? {
                     CaughtUp::Partly => self.catch_up.due = Some(now + CATCH_UP_PAUSE),
-                    CaughtUp::All { left: 0 } => self.catch_up.wait = CATCH_UP_AFTER,
-                    CaughtUp::All { .. } => {
-                        self.catch_up.due = Some(now + self.catch_up.wait);
+                    CaughtUp::All { left } => {
+                        self.catch_up.is_under_way = false;
+                        if std::mem::take(&mut self.catch_up.again) {
+                            self.catch_up.due = Some(now);
+                        } else if left > 0 {
+                            self.catch_up.due = Some(now + self.catch_up.wait);
+                        }
+                        if left == 0 {
+                            self.catch_up.wait = CATCH_UP_AFTER;
+                            return Ok(run);
+                        }
                         self.catch_up.wait = (self.catch_up.wait * 2).min(CATCH_UP_AFTER_MAX);
                     }
                 }

@@ -16,14 +16,14 @@ use tokio::time::Instant;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 use super::board::{Board, State, wall_clock};
-use super::capture::{Captive, Content};
-use super::disposition::{Fate, of_bind, of_map, of_postgres};
+use super::capture::{Captive, content_of, of_no_id};
+use super::disposition::{Fate, of_bind, of_postgres};
 use super::flow::Flow;
+use super::unsent::Unsent;
+use crate::failpoint;
 use crate::lsn::{Lsn, Position};
-use crate::outbox::columns::{Field, LayoutColumn};
-use crate::outbox::status::Pending;
-use crate::outbox::{EventMap, MapError, Mapper};
-use crate::postgres::{Error, OutboxTable, SqlSession, quote_ident, quote_literal};
+use crate::outbox::Mapper;
+use crate::postgres::{Error, SqlSession, quote_ident, quote_literal};
 use crate::shutdown::{Stop, stopped};
 use crate::sink::Sink;
 use crate::status::StatusStore;
@@ -33,12 +33,7 @@ const ROWS_AT_ONCE: u32 = 1000;
 
 /// What to sweep.
 pub(super) struct SweepPlan<'a> {
-    pub(super) relay_id: &'a str,
-    pub(super) table: &'a OutboxTable,
-    pub(super) map: &'a EventMap,
-    pub(super) pending: &'a Pending<LayoutColumn>,
-    /// `outbox.sweep_order`; empty for the default.
-    pub(super) order: &'a [String],
+    pub(super) unsent: Unsent<'a>,
     /// The slot's own snapshot, if there is one.
     pub(super) snapshot: Option<&'a str>,
     /// Everything at or before it is settled; a sweep does not move it.
@@ -73,9 +68,9 @@ pub(super) struct Sweep {
 impl Sweep {
     /// Opens the snapshot. As soon as this returns, the connection that exported it may go on.
     pub(super) async fn open(session: SqlSession, plan: &SweepPlan<'_>) -> Result<Self, Fate> {
-        let columns = &plan.table.layout.columns;
-        let relation = plan.table.relation();
-        let mapper = plan.map.bind(&relation).map_err(|error| of_bind(&error))?;
+        let table = plan.unsent.table;
+        let columns = &table.layout.columns;
+        let mapper = plan.unsent.map.bind(&table.relation()).map_err(|error| of_bind(&error))?;
         let until = Self::begin(&session, plan).await;
         let until = until.map_err(|error| of_sweep(&error))?;
         Ok(Self {
@@ -180,21 +175,16 @@ impl Sweep {
         flow: &mut Flow<S, T>,
         now: Instant,
     ) -> Result<(), Fate> {
-        let values: Vec<_> =
+        let mut values: Vec<_> =
             (0..self.column_count).map(|place| row.get(place).map(str::as_bytes)).collect();
-        let bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
         let wall = wall_clock();
-        let content = if bytes > self.max_row_bytes {
-            let id = self.mapper.id(&values);
-            id.map(|id| Content::Oversize { id: id.into_owned(), bytes })
-        } else {
-            self.mapper.read(&values, self.position, wall)
+        let (position, max) = (self.position, self.max_row_bytes);
+        let Some(content) = content_of(&mut self.mapper, &mut values, position, wall, max) else {
+            return Err(of_no_id("an event older than the slot", None));
         };
-        let Some(content) = content else {
-            return Err(of_map(MapError::NoId, "an event older than the slot"));
-        };
+        failpoint::pass("in_sweep");
         self.count += 1;
-        flow.put(&Captive { content, position: self.position, xid: 0, committed: wall }, now)
+        flow.put(&Captive { content, position, xid: 0, committed: wall }, now)
     }
 }
 
@@ -223,49 +213,20 @@ fn of_sweep(error: &Error) -> Fate {
 
 /// The unsent rows that nothing else knows of.
 fn select(plan: &SweepPlan<'_>) -> String {
-    let columns: Vec<_> = plan.table.layout.columns.iter().map(|c| quote_ident(&c.name)).collect();
-    let pending = match plan.pending {
-        Pending::Always => "true".to_owned(),
-        Pending::Label(column, label) => {
-            format!("o.{} = {}", quote_ident(&column.name), quote_literal(label))
-        }
-        Pending::NotFlagged(column) => format!("o.{} IS NOT TRUE", quote_ident(&column.name)),
-        Pending::IsNull(column) => format!("o.{} IS NULL", quote_ident(&column.name)),
-    };
-    let id = plan.map.mapping().column(Field::Id).map(|column| quote_ident(&column.name));
-    let id = id.unwrap_or_default();
-    let relay = quote_literal(plan.relay_id);
-    let known = |table: &str| {
-        format!(
-            "NOT EXISTS (SELECT FROM outboxd.{table} k WHERE k.relay_id = {relay} \
-             AND k.event_id = o.{id}::text)"
-        )
-    };
+    let unsent = &plan.unsent;
+    if !unsent.follows_commits() {
+        tracing::warn!(
+            "the table has no column that follows commit order: the rows older than the slot are \
+             published by time, which can invert events of one key; name one in outbox.sweep_order"
+        );
+    }
+    let columns: Vec<_> =
+        unsent.table.layout.columns.iter().map(|c| quote_ident(&c.name)).collect();
     format!(
-        "SELECT {} FROM {} o WHERE {pending} AND {} AND {} ORDER BY {}",
+        "SELECT {} FROM {} o WHERE {} ORDER BY {}",
         columns.join(", "),
-        plan.table.name,
-        known("ledger"),
-        known("held_event"),
-        order(plan, &id),
+        unsent.table.name,
+        unsent.condition(),
+        unsent.order(),
     )
-}
-
-fn order(plan: &SweepPlan<'_>, id: &str) -> String {
-    if !plan.order.is_empty() {
-        let columns: Vec<_> =
-            plan.order.iter().map(|name| format!("o.{}", quote_ident(name))).collect();
-        return columns.join(", ");
-    }
-    if plan.table.layout.column("seq").is_some() {
-        return "o.\"seq\"".to_owned();
-    }
-    tracing::warn!(
-        "the table has no column that follows commit order: the rows older than the slot are \
-         published by time, which can invert events of one key; name one in outbox.sweep_order"
-    );
-    match plan.map.mapping().column(Field::OccurredAt) {
-        Some(column) => format!("o.{}, o.{id}", quote_ident(&column.name)),
-        None => format!("o.{id}"),
-    }
 }

@@ -246,6 +246,15 @@ impl Topics {
         self.get_mut(id).map(|topic| std::mem::take(&mut topic.waiting)).unwrap_or_default()
     }
 
+    /// What is known of the topic may be out of date: nothing goes to it until it was looked up.
+    pub(super) fn doubt(&mut self, id: TopicId, now: Instant) {
+        if let Some(topic) = self.get_mut(id).filter(|topic| !topic.refuses) {
+            topic.info = None;
+            topic.look_at = Some(now);
+        }
+        self.look_by(now);
+    }
+
     /// Something about the topic is in doubt, and has to be known shortly before `at`.
     pub(super) fn look_again(&mut self, id: TopicId, now: Instant, at: Instant) {
         let look_at = at.checked_sub(LOOK_AGAIN).map_or(now, |look_at| look_at.max(now));

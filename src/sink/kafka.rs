@@ -24,7 +24,7 @@ use rdkafka::types::{RDKafkaConfRes, RDKafkaErrorCode};
 use super::properties::KafkaConfig;
 use super::reports::{Context, Mailbox, classify};
 use super::size::batch_bytes;
-use super::topics::{Question, TopicReader};
+use super::topics::{Answers, Question, TopicReader};
 use super::{KnownTopics, Record, Report, SendError, Sink, SinkError, TopicInfo};
 use crate::ack::Seq;
 
@@ -61,7 +61,8 @@ impl KafkaSink {
         }
         base.set("bootstrap.servers", &kafka.bootstrap_servers);
         let mailbox = Arc::new(Mailbox::default());
-        let reader = TopicReader::start(base.clone(), kafka.ask_limits, Arc::clone(&mailbox))
+        let answers = Answers { ask_limits: kafka.ask_limits, create: kafka.create_topics };
+        let reader = TopicReader::start(base.clone(), answers, Arc::clone(&mailbox))
             .map_err(|error| error.to_string())?;
         let mut config = base;
         let kilobytes = kafka.in_flight_bytes / 1024 + LARGEST_RECORD as u64 / 1024;
@@ -272,6 +273,7 @@ mod tests {
                 in_flight_events: 1,
                 in_flight_bytes: 1,
                 ask_limits: true,
+                create_topics: None,
             };
             let said_so = KafkaSink::open(&config).err().unwrap();
             assert!(said_so.contains(name) && said_so.contains(said), "{said_so}");

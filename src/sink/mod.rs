@@ -12,7 +12,7 @@ mod size;
 mod topics;
 
 pub use kafka::KafkaSink;
-pub use properties::{KafkaConfig, reserved_property};
+pub use properties::{KafkaConfig, TopicShape, reserved_property};
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -104,7 +104,10 @@ impl KnownTopics {
                 Report::Topic { name, result: Ok(info) } => {
                     self.0.insert(name.clone(), *info);
                 }
-                Report::Topic { name, result: Err(SinkError::TopicMissing) } => {
+                Report::Topic {
+                    name,
+                    result: Err(SinkError::TopicMissing | SinkError::NotCreated(_)),
+                } => {
                     self.0.remove(name);
                 }
                 _ => {}
@@ -119,6 +122,9 @@ pub enum SinkError {
     /// There is no such topic.
     #[error("the topic does not exist")]
     TopicMissing,
+    /// There is no such topic, and we cannot make it.
+    #[error("the topic does not exist and cannot be created: {0}")]
+    NotCreated(String),
     /// We may not write to it, or not look at it.
     #[error("access to the topic is denied")]
     TopicDenied,

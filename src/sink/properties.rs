@@ -15,6 +15,17 @@ pub struct KafkaConfig {
     pub in_flight_bytes: u64,
     /// Whether to ask what topics take. The demo's in-process broker leaves that unanswered.
     pub ask_limits: bool,
+    /// What a missing topic is made like; none if it is not.
+    pub create_topics: Option<TopicShape>,
+}
+
+/// What a topic is made like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicShape {
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// How many brokers keep each; -1 for as many as the brokers are configured to.
+    pub replication: i32,
 }
 
 impl std::fmt::Debug for KafkaConfig {

@@ -60,6 +60,12 @@ impl Mailbox {
     }
 }
 
+/// librdkafka takes a batch that the broker has turned away (no leader, too few replicas) for
+/// acknowledged as soon as a later one is, because the broker would have refused that one. On a
+/// partition where the broker does not know the producer yet, it does not: the batch is lost. What
+/// the broker has taken, it has given an offset.
+const UNPROVEN: &str = "acknowledged without an offset";
+
 /// What librdkafka calls.
 pub(super) struct Context {
     pub(super) mailbox: Arc<Mailbox>,
@@ -93,7 +99,11 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let seq = number as Seq;
         match result {
-            Ok(_) => self.mailbox.deliver(seq),
+            Ok(message) if message.offset() >= 0 => self.mailbox.deliver(seq),
+            Ok(message) => {
+                let error = SinkError::Unavailable(UNPROVEN.to_owned());
+                self.mailbox.report(Report::Failed { seq, error, parcel: parcel(message) });
+            }
             Err((error, message)) => {
                 let text = error.to_string();
                 let error = match error.rdkafka_error_code() {
@@ -165,6 +175,8 @@ pub(super) fn classify(code: RDKafkaErrorCode, text: String) -> SinkError {
         | Code::KafkaStorageError
         | Code::NetworkException
         | Code::ThrottlingQuotaExceeded
+        // Another record of its batch was refused.
+        | Code::InvalidDifferentRecord
         | Code::UnsupportedFeature => SinkError::Unavailable(text),
         _ => SinkError::Unknown(text),
     }

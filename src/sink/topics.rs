@@ -1,5 +1,5 @@
 //! Finding out about topics before anything is sent to them: do they exist, how many partitions
-//! have they, what is the largest batch that they take.
+//! have they, what is the largest batch that they take. Where that is wanted, a missing one is made.
 //!
 //! A thread of its own, because the client's calls block. Its client outlives the questions by a
 //! while: a connection of its own for each would cost more than the answer.
@@ -10,18 +10,23 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
+use tokio::time::{Instant, sleep};
 
 use super::reports::{Mailbox, classify, log};
-use super::{Report, SinkError, TopicInfo};
+use super::{Report, SinkError, TopicInfo, TopicShape};
 
 /// An answer takes no longer than this, or is none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that nobody has asked for this long is given up.
 const IDLE: Duration = Duration::from_secs(30);
+/// A topic that was just made is known to every broker within this, or looked for later.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked for meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Questions that can wait at once; whoever finds no room asks again.
 const QUESTIONS: usize = 1024;
 
@@ -45,6 +50,15 @@ impl ClientContext for Quiet {
     }
 }
 
+/// How questions about topics are answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answers {
+    /// Whether they have what a topic takes.
+    pub(super) ask_limits: bool,
+    /// What a missing topic is made like; none if it is not.
+    pub(super) create: Option<TopicShape>,
+}
+
 /// The thread and the way to it.
 pub(super) struct TopicReader {
     questions: Option<SyncSender<Question>>,
@@ -52,16 +66,16 @@ pub(super) struct TopicReader {
 }
 
 impl TopicReader {
-    /// Starts the thread; answers go to `mailbox`. They have what a topic takes if `ask_limits`.
+    /// Starts the thread; answers go to `mailbox`.
     pub(super) fn start(
         config: ClientConfig,
-        ask_limits: bool,
+        answers: Answers,
         mailbox: Arc<Mailbox>,
     ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUESTIONS);
         let thread = std::thread::Builder::new()
             .name("outboxd-topics".to_owned())
-            .spawn(move || answer_all(&config, ask_limits, &mailbox, &inbox))?;
+            .spawn(move || answer_all(&config, answers, &mailbox, &inbox))?;
         Ok(Self { questions: Some(questions), thread: Some(thread) })
     }
 
@@ -98,7 +112,7 @@ fn unanswered(question: Question, reason: String) -> Report {
 
 fn answer_all(
     config: &ClientConfig,
-    ask_limits: bool,
+    answers: Answers,
     mailbox: &Mailbox,
     inbox: &Receiver<Question>,
 ) {
@@ -108,7 +122,7 @@ fn answer_all(
         let mut next = Some(first);
         while let Some(question) = next.take().or_else(|| inbox.recv_timeout(IDLE).ok()) {
             let report = match (&client, &runtime) {
-                (Ok(client), Ok(runtime)) => runtime.block_on(answer(client, question, ask_limits)),
+                (Ok(client), Ok(runtime)) => runtime.block_on(answer(client, question, answers)),
                 (Err(error), _) => unanswered(question, error.to_string()),
                 (_, Err(error)) => unanswered(question, error.to_string()),
             };
@@ -120,16 +134,72 @@ fn answer_all(
     }
 }
 
-async fn answer(client: &AdminClient<Quiet>, question: Question, ask_limits: bool) -> Report {
+async fn answer(client: &AdminClient<Quiet>, question: Question, answers: Answers) -> Report {
     match question {
         Question::Reachable => match client.inner().fetch_cluster_id(ANSWER_TIMEOUT) {
             Some(_) => Report::Reachable(Ok(())),
             None => Report::Reachable(Err(format!("no answer within {ANSWER_TIMEOUT:?}"))),
         },
         Question::Topic(name) => {
-            let result = look_at(client, &name, ask_limits).await;
+            let mut result = look_at(client, &name, answers.ask_limits).await;
+            if let (Err(SinkError::TopicMissing), Some(shape)) = (&result, answers.create) {
+                result = match create(client, &name, shape).await {
+                    Ok(()) => look_for(client, &name, answers.ask_limits).await,
+                    Err(error) => Err(error),
+                };
+            }
             Report::Topic { name, result }
         }
+    }
+}
+
+/// Makes a topic. Somebody else may have made it meanwhile.
+async fn create(
+    client: &AdminClient<Quiet>,
+    name: &str,
+    shape: TopicShape,
+) -> Result<(), SinkError> {
+    let TopicShape { partitions, replication } = shape;
+    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication));
+    let options = AdminOptions::new()
+        .request_timeout(Some(ANSWER_TIMEOUT))
+        .operation_timeout(Some(ANSWER_TIMEOUT));
+    match client.create_topics(&[topic], &options).await.map(|mut results| results.pop()) {
+        Ok(Some(Ok(_))) => {
+            tracing::info!(topic = name, partitions, "created the topic");
+            Ok(())
+        }
+        Ok(Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => Ok(()),
+        Ok(Some(Err((_, code)))) => Err(not_created(code)),
+        Ok(None) => Err(SinkError::NotCreated("no answer".to_owned())),
+        Err(error) => {
+            let code = error.rdkafka_error_code();
+            Err(code.map_or_else(|| SinkError::NotCreated(error.to_string()), not_created))
+        }
+    }
+}
+
+/// Why a topic was not made: nobody answers, or a person has to do something about it.
+fn not_created(code: RDKafkaErrorCode) -> SinkError {
+    match classify(code, code.to_string()) {
+        unavailable @ SinkError::Unavailable(_) => unavailable,
+        _ => SinkError::NotCreated(code.to_string()),
+    }
+}
+
+/// Looks for a topic that was made a moment ago.
+async fn look_for(
+    client: &AdminClient<Quiet>,
+    name: &str,
+    ask_limits: bool,
+) -> Result<TopicInfo, SinkError> {
+    let until = Instant::now() + KNOWN_WITHIN;
+    loop {
+        let found = look_at(client, name, ask_limits).await;
+        if found != Err(SinkError::TopicMissing) || Instant::now() > until {
+            return found;
+        }
+        sleep(LOOK_EVERY).await;
     }
 }
 
@@ -166,4 +236,26 @@ async fn largest_batch(client: &AdminClient<Quiet>, name: &str) -> Option<usize>
     let answer = client.describe_configs(&topic, &options).await.ok()?;
     let resource = answer.into_iter().next()?.ok()?;
     resource.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_cannot_be_made_is_a_persons_matter_unless_nobody_answers() {
+        for code in [
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::ClusterAuthorizationFailed,
+            RDKafkaErrorCode::InvalidReplicationFactor,
+            RDKafkaErrorCode::InvalidPartitions,
+            RDKafkaErrorCode::PolicyViolation,
+            RDKafkaErrorCode::Unknown,
+        ] {
+            assert_eq!(not_created(code), SinkError::NotCreated(code.to_string()));
+        }
+        for code in [RDKafkaErrorCode::RequestTimedOut, RDKafkaErrorCode::BrokerTransportFailure] {
+            assert!(matches!(not_created(code), SinkError::Unavailable(_)), "{code}");
+        }
+    }
 }

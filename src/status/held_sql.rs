@@ -74,8 +74,17 @@ pub(super) const HOLD: &str = "\
      RETURNING event_id, ordinal";
 
 /// Those of `$2` ids that were scheduled are through.
-pub(super) const CAME_DUE: &str =
-    "DELETE FROM outboxd.held_event WHERE relay_id = $1 AND event_id = ANY ($2)";
+/// What somebody has locked stays, and is found to be sent when it comes due again.
+pub(super) const CAME_DUE: &str = "DELETE FROM outboxd.held_event WHERE ctid = ANY (ARRAY( \
+     SELECT ctid FROM outboxd.held_event WHERE relay_id = $1 AND event_id = ANY ($2) \
+     FOR UPDATE SKIP LOCKED))";
+
+/// Locks what it can of `$2` numbers, and gives the others that are there.
+pub(super) const LOCK: &str = "\
+     WITH locked AS (SELECT ordinal FROM outboxd.held_event \
+        WHERE relay_id = $1 AND ordinal = ANY ($2) FOR UPDATE SKIP LOCKED) \
+     SELECT ordinal FROM outboxd.held_event WHERE relay_id = $1 AND ordinal = ANY ($2) \
+     EXCEPT SELECT ordinal FROM locked";
 
 /// The relay's row, locked, if the place is still ours: `$1` relay, `$2` epoch.
 pub(super) const GUARD: &str =
@@ -99,17 +108,18 @@ pub(super) const KEEP: &str = "\
         AS e (ordinal, reason, attempts, exhausted, error, code, due, answers) \
      WHERE h.relay_id = $1 AND h.ordinal = e.ordinal";
 
-/// `$2` numbers are scheduled for `$3`; `$4` says whether an operator asked for it.
+/// `$2` numbers are scheduled for `$3`; `$4` says whether an operator asked for it, which is
+/// recorded elsewhere.
 pub(super) const MOVE: &str = "\
      WITH moved AS (UPDATE outboxd.held_event h \
         SET due_at = 'epoch'::timestamptz + e.due * interval '1 microsecond', \
             request = CASE WHEN h.request IN ('publish', 'retry') THEN NULL ELSE h.request END \
-        FROM unnest($2::int8[], $3::int8[]) AS e (ordinal, due) \
+        FROM unnest($2::int8[], $3::int8[], $4::bool[]) AS e (ordinal, due, answers) \
         WHERE h.relay_id = $1 AND h.ordinal = e.ordinal AND reason = 'scheduled' \
-        RETURNING h.event_id, h.due_at) \
+        RETURNING h.event_id, h.due_at, e.answers) \
      INSERT INTO outboxd.audit (relay_id, actor, action, target, detail) \
      SELECT $1, 'outboxd', 'schedule moved', event_id, jsonb_build_object('due_at', due_at) \
-     FROM moved";
+     FROM moved WHERE NOT answers";
 
 /// `$2` numbers had their rows deleted before they were due.
 pub(super) const CANCEL: &str = "\
@@ -158,8 +168,11 @@ impl FailureColumns {
             others.push(format!("{} = $3::int8", quote_ident(&column.name)));
         }
         if let Some(column) = &map.last_error {
-            // A cast to the column's own type cuts what is too long for it.
-            let own = table.type_sql(&column.name).unwrap_or("text");
+            // A cast to the column's own type cuts what is too long for it: `varchar(255)`.
+            let own = match column.type_name.as_str() {
+                limited if limited.starts_with("character") => limited,
+                _ => table.type_sql(&column.name).unwrap_or("text"),
+            };
             others.push(format!("{} = $4::text::{own}", quote_ident(&column.name)));
         }
         if let Some(column) = &map.next_attempt_at {

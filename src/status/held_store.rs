@@ -42,7 +42,11 @@ pub(super) async fn hold(
     let indexes: Vec<i64> =
         chosen.iter().map(|event| i64::from(event.position.index)).collect();
     let reasons: Vec<&str> = chosen.iter().map(|event| event.hold.reason.name()).collect();
-    let types = column(|event| event.content.event_type.as_deref());
+    // A member of a payload can hold what no text of PostgreSQL can.
+    let types: Vec<Option<String>> = chosen
+        .iter()
+        .map(|event| event.content.event_type.as_deref().map(|word| word.replace('\0', "")))
+        .collect();
     let topics = column(|event| event.content.parcel.topic.as_deref());
     let keys: Vec<Option<&[u8]>> =
         chosen.iter().map(|event| event.content.parcel.key.as_deref()).collect();
@@ -142,15 +146,16 @@ pub(super) async fn keep_books(
             client.execute(GIVE_UP, &[&relay, &ids, &verdict.name()]).await?;
         }
     }
-    let (mut moved, mut times) = (Vec::new(), Vec::new());
+    let (mut moved, mut times, mut answers) = (Vec::new(), Vec::new(), Vec::new());
     for change in changes {
         if let Became::Moved(due) = change.became {
             moved.push(change.ordinal);
-            times.push(due);
+            times.push(due.min(NEVER));
+            answers.push(change.answers);
         }
     }
     if !moved.is_empty() {
-        client.execute(MOVE, &[&relay, &moved, &times]).await?;
+        client.execute(MOVE, &[&relay, &moved, &times, &answers]).await?;
     }
     keep(client, relay, changes, shows).await
 }

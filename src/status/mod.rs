@@ -13,6 +13,7 @@ mod held_store;
 mod relay_row;
 mod sql;
 mod store;
+mod transactions;
 
 pub use batch::{EventIds, EventQueue, EventTimes};
 pub use held::{
@@ -51,7 +52,8 @@ pub struct Settled {
     /// Rows that do not show their status yet, because they were locked, refused it, or cannot be
     /// seen yet; it is kept in `outboxd.ledger` until they do.
     pub deferred: u64,
-    /// The numbers of the held events, in order.
+    /// The numbers of the events that are held now, in order; of a redemption, those that somebody
+    /// has locked and of which nothing was written.
     pub ordinals: Vec<Ordinal>,
 }
 

@@ -97,6 +97,40 @@ impl RelayRow {
         Ok(Some(Self::read(&row)?))
     }
 
+    /// Waits for the lock; those who only try do not get it before us.
+    ///
+    /// # Errors
+    /// The connection broke, or it took too long.
+    pub async fn wait_for_lock(client: &Client, relay_id: &str) -> Result<(), Error> {
+        let sql = "SELECT pg_advisory_lock(hashtextextended('outboxd relay ' || $1, 0))";
+        client.execute(sql, &[&relay_id]).await?;
+        Ok(())
+    }
+
+    /// Whether the session `pid` waits for an advisory lock.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn lock_is_awaited(client: &Client, pid: i32) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_locks \
+                   WHERE locktype = 'advisory' AND NOT granted AND pid = $1)";
+        Ok(client.query_one(sql, &[&pid]).await?.get(0))
+    }
+
+    /// Ends the session that has the lock, unless it is `ours`. Gives how many there were.
+    ///
+    /// # Errors
+    /// The connection broke, or the session is not ours to end.
+    pub async fn end_holder(client: &Client, relay_id: &str, ours: i32) -> Result<i64, Error> {
+        let sql = "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks l \
+             JOIN pg_database d ON d.oid = l.database AND d.datname = current_database() \
+             CROSS JOIN (SELECT hashtextextended('outboxd relay ' || $1, 0) AS key) k \
+             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid <> $2 \
+               AND l.classid = ((k.key >> 32) & 4294967295)::oid \
+               AND l.objid = (k.key & 4294967295)::oid";
+        Ok(client.query_one(sql, &[&relay_id, &ours]).await?.get(0))
+    }
+
     fn read(row: &Row) -> Result<Self, Error> {
         let lsn = |place: usize| {
             let lsn: Option<PgLsn> = row.get(place);
@@ -192,7 +226,8 @@ impl RelayRow {
     ) -> Result<(), Error> {
         let sql = "WITH chosen AS (SELECT event_id, unwritten OR $2 AS stays FROM outboxd.ledger \
              WHERE relay_id = $1 AND swept AND EXISTS (SELECT FROM outboxd.relay r \
-                WHERE r.relay_id = $1 AND r.sweep = 'complete' AND r.position_lsn >= r.sweep_until) \
+                WHERE r.relay_id = $1 AND r.sweep = 'complete' \
+                    AND r.position_lsn >= coalesce(r.sweep_until, '0/0')) \
              LIMIT 10000 FOR UPDATE SKIP LOCKED), \
              kept AS (UPDATE outboxd.ledger l SET swept = false FROM chosen \
              WHERE l.relay_id = $1 AND l.event_id = chosen.event_id AND stays) \
@@ -202,21 +237,58 @@ impl RelayRow {
         Ok(())
     }
 
-    /// Forgets everything that belonged to a slot that is gone.
+    /// Forgets everything that belonged to a slot that is gone, and records what that leaves to
+    /// sweep.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn forget_stream(client: &Client, relay_id: &str) -> Result<(), Error> {
-        client
+    pub async fn forget_stream(
+        client: &Client,
+        relay_id: &str,
+        epoch: i64,
+        sweep: Sweep,
+    ) -> Result<bool, Error> {
+        let count = client
             .execute(
-                "UPDATE outboxd.relay SET epoch = epoch + 1, position_lsn = '0/0', \
-                    position_index = 0, system_id = NULL, timeline = NULL, slot = NULL, \
-                    publication = NULL, sweep = 'none', sweep_until = NULL, error_code = NULL, \
-                    error_message = NULL, error_remedy = NULL, error_at = NULL \
-                 WHERE relay_id = $1",
-                &[&relay_id],
+                "UPDATE outboxd.relay SET position_lsn = '0/0', position_index = 0, \
+                    system_id = NULL, timeline = NULL, slot = NULL, publication = NULL, \
+                    sweep = $3, sweep_until = NULL, error_code = NULL, error_message = NULL, \
+                    error_remedy = NULL, error_at = NULL \
+                 WHERE relay_id = $1 AND epoch = $2",
+                &[&relay_id, &epoch, &sweep.name()],
             )
             .await?;
+        Ok(count == 1)
+    }
+
+    /// Takes the publication as it will be found at the next start.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn forget_publication(
+        client: &Client,
+        relay_id: &str,
+        epoch: i64,
+    ) -> Result<(), Error> {
+        let sql = "UPDATE outboxd.relay SET publication = NULL \
+                   WHERE relay_id = $1 AND epoch = $2";
+        client.execute(sql, &[&relay_id, &epoch]).await?;
+        Ok(())
+    }
+
+    /// Records what an operator, or the relay by its own policy, did.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn audit(
+        client: &Client,
+        relay_id: &str,
+        action: &str,
+        detail: &serde_json::Value,
+    ) -> Result<(), Error> {
+        let sql = "INSERT INTO outboxd.audit (relay_id, action, detail) \
+                   VALUES ($1, $2, $3::text::jsonb)";
+        client.execute(sql, &[&relay_id, &action, &detail.to_string()]).await?;
         Ok(())
     }
 

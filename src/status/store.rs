@@ -8,7 +8,6 @@
 //! is not the rows' doing and is the caller's to handle.
 
 use std::cell::{OnceCell, RefCell};
-use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +16,11 @@ use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Statement};
 
 use super::batch::EventIds;
-use super::held_sql::{FailureColumns, GUARD, UNWRITTEN};
+use super::held_sql::FailureColumns;
 use super::held_store::{self as held, RowSource};
 use super::sql::{DEFERRED, IS_AT, Target};
 use super::{
-    Batch, Became, CaughtUp, Change, DueRow, HeldBody, HeldEntry, Orders, Settled, StatusStore,
+    Batch, CaughtUp, Change, DueRow, HeldBody, HeldEntry, Orders, Settled, StatusStore,
     StoreError,
 };
 use crate::ack::{Moment, Ordinal};
@@ -49,22 +48,22 @@ pub struct StoreOptions<'a> {
 /// Statuses in PostgreSQL, over the session that holds the relay's lock.
 pub struct PgStatusStore {
     session: Rc<SqlSession>,
-    relay_id: String,
-    epoch: i64,
+    pub(super) relay_id: String,
+    pub(super) epoch: i64,
     prepared: RefCell<Rc<Prepared>>,
     pass: RefCell<Pass>,
-    failures: FailureColumns,
+    pub(super) failures: FailureColumns,
     /// The table's columns, in order.
     columns: Vec<String>,
 }
 
 /// A pass over the deferred statuses, and then over the failures.
-struct Pass {
+pub(super) struct Pass {
     /// The last one that was tried, by its time and id.
     after: (String, String),
     /// The last failure that was tried, by its number.
-    after_failure: Ordinal,
-    left: u64,
+    pub(super) after_failure: Ordinal,
+    pub(super) left: u64,
 }
 
 impl Default for Pass {
@@ -83,7 +82,7 @@ struct Prepared {
 /// A status waits no longer than this for a row that somebody else has locked.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
 /// Catching up holds back the next run for about this long at most.
-const CATCH_UP_TIME: Duration = Duration::from_millis(20);
+pub(super) const CATCH_UP_TIME: Duration = Duration::from_millis(20);
 
 impl PgStatusStore {
     /// Prepares the session for writing statuses.
@@ -112,7 +111,7 @@ impl PgStatusStore {
         })
     }
 
-    fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &Client {
         &self.session.client
     }
 
@@ -128,151 +127,21 @@ impl PgStatusStore {
         Ok((row.get(0), row.get(1)))
     }
 
-    /// The same run in parts, in one transaction, with what is held of it.
-    async fn settle_in_parts(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
-        let settled = self.in_transaction(self.write_run(target, batch)).await?;
-        self.prove(batch).await?;
-        Ok(settled)
-    }
-
-    /// Runs `work` in a transaction: all of it is done, or nothing.
-    async fn in_transaction<R>(
-        &self,
-        work: impl Future<Output = Result<R, StoreError>>,
-    ) -> Result<R, StoreError> {
-        // A deferred constraint is to refuse its own row, not all of them at the end.
-        self.execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await?;
-        match work.await {
-            Ok(done) => {
-                self.execute("COMMIT").await?;
-                Ok(done)
-            }
-            Err(error) => {
-                // If this fails too, the connection is gone, and the transaction with it.
-                let _ = self.execute("ROLLBACK").await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn write_run(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
-        let place = Place::new(batch);
-        let parameters = place.parameters(&self.relay_id, &self.epoch);
-        let move_only = target.move_only();
-        let row = self.client().query_one(&move_only, &parameters).await.map_err(Error::from)?;
-        if row.get::<_, i64>(0) == 0 {
-            return Err(StoreError::Fenced);
-        }
-        let deferred = self.write_statuses(target, &batch.events).await?;
-        held::came_due(self.client(), &self.relay_id, &batch.came_due).await?;
-        let shows = self.shows_failures();
-        let ordinals = match batch.held.as_slice() {
-            [] => Vec::new(),
-            events => held::hold(self.client(), &self.relay_id, events, shows).await?,
-        };
-        Ok(Settled { deferred, ordinals })
-    }
-
-    /// Writes that events were sent, halving the run until a row that refuses it is alone. Gives
-    /// how many were deferred.
-    async fn write_statuses(&self, target: &Target, events: &EventIds) -> Result<u64, StoreError> {
-        let (mut deferred, mut parts) = (0, Vec::new());
-        if !events.is_empty() {
-            parts.push((0, events.len()));
-        }
-        while let Some((start, end)) = parts.pop() {
-            let part = events.slice(start, end);
-            self.execute("SAVEPOINT part").await?;
-            match self.write_part(&target.write_part(), &part).await {
-                Ok(count) => deferred += count,
-                Err(error) if !is_a_rows_doing(&error) => return Err(error.into()),
-                Err(error) => {
-                    self.execute("ROLLBACK TO SAVEPOINT part").await?;
-                    if part.len() == 1 {
-                        let event_id = part.iter().next().unwrap_or_default();
-                        let sqlstate = error.sqlstate().map(SqlState::code);
-                        tracing::warn!(
-                            event_id,
-                            sqlstate,
-                            "a row refused its status; it is kept in the ledger"
-                        );
-                        deferred += self.write_part(&target.defer_part(), &part).await?;
-                    } else {
-                        let middle = start + part.len() / 2;
-                        parts.extend([(middle, end), (start, middle)]);
-                    }
-                }
-            }
-        }
-        Ok(deferred)
-    }
-
-    /// Whether a row can show that its event failed.
-    fn shows_failures(&self) -> bool {
-        !self.failures.is_empty()
-    }
-
-    /// The failures that rows do not show yet. Whether that was all of them.
-    async fn show_failures(&self, target: &Target, pass: &mut Pass) -> Result<bool, StoreError> {
-        let began = Instant::now();
-        let after = pass.after_failure;
-        let rows = self.client().query(UNWRITTEN, &[&self.relay_id, &after]).await;
-        let rows = rows.map_err(Error::from)?;
-        for row in &rows {
-            let ordinal: Ordinal = row.get(0);
-            let (id, error): (&str, Option<&str>) = (row.get(1), row.get(3));
-            let (attempts, due) = (i64::from(row.get::<_, i32>(2)), row.get::<_, Option<i64>>(4));
-            let sql = target.show_failure(&self.failures, row.get(5));
-            let parameters: [&(dyn ToSql + Sync); 6] =
-                [&self.relay_id, &id, &attempts, &error, &due, &ordinal];
-            match self.client().query_one(&sql, &parameters).await.map_err(Error::from) {
-                Ok(row) if row.get::<_, i64>(0) > 0 => {}
-                Ok(_) => pass.left += 1,
-                Err(error) if is_a_rows_doing(&error) => pass.left += 1,
-                Err(error) => return Err(error.into()),
-            }
-            pass.after_failure = ordinal;
-            if began.elapsed() >= CATCH_UP_TIME {
-                return Ok(false);
-            }
-        }
-        Ok(rows.is_empty())
-    }
-
-    async fn write_changes(
-        &self,
-        target: &Target,
-        changes: &[Change],
-    ) -> Result<Settled, StoreError> {
-        let ours = self.client().query_opt(GUARD, &[&self.relay_id, &self.epoch]).await;
-        if ours.map_err(Error::from)?.is_none() {
-            return Err(StoreError::Fenced);
-        }
-        let mut sent = EventIds::default();
-        for change in changes.iter().filter(|change| change.became == Became::Sent) {
-            sent.push(&change.id, change.xid);
-        }
-        let deferred = self.write_statuses(target, &sent).await?;
-        let shows = self.shows_failures();
-        held::keep_books(self.client(), &self.relay_id, changes, target.swept, shows).await?;
-        Ok(Settled { deferred, ordinals: Vec::new() })
-    }
-
     /// `COMMIT` of a transaction that has failed rolls back and reports no error.
-    async fn prove(&self, batch: &Batch) -> Result<(), StoreError> {
+    pub(super) async fn prove(&self, batch: &Batch) -> Result<(), StoreError> {
         let (lsn, index) = Place::new(batch).to;
         let parameters: [&(dyn ToSql + Sync); 4] = [&self.relay_id, &self.epoch, &lsn, &index];
         let row = self.client().query_one(IS_AT, &parameters).await.map_err(Error::from)?;
         if row.get(0) { Ok(()) } else { Err(StoreError::Fenced) }
     }
 
-    async fn write_part(&self, sql: &str, events: &EventIds) -> Result<u64, Error> {
+    pub(super) async fn write_part(&self, sql: &str, events: &EventIds) -> Result<u64, Error> {
         let row =
             self.client().query_one(sql, &[events, &wide(events.xids()), &self.relay_id]).await?;
         Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
     }
 
-    async fn execute(&self, sql: &str) -> Result<(), StoreError> {
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), StoreError> {
         Ok(self.client().batch_execute(sql).await.map_err(Error::from)?)
     }
 
@@ -449,20 +318,20 @@ impl StatusStore for PgStatusStore {
 }
 
 /// The positions of a run as parameters `$1`, `$2`, `$5` and `$6`.
-struct Place {
+pub(super) struct Place {
     to: (PgLsn, i64),
     from: (PgLsn, i64),
 }
 
 impl Place {
-    fn new(batch: &Batch) -> Self {
+    pub(super) fn new(batch: &Batch) -> Self {
         let pair = |position: Position| {
             (PgLsn::from(position.commit.to_wire()), i64::from(position.index))
         };
         Self { to: pair(batch.to), from: pair(batch.from) }
     }
 
-    fn parameters<'a>(
+    pub(super) fn parameters<'a>(
         &'a self,
         relay_id: &'a String,
         epoch: &'a i64,
@@ -478,7 +347,7 @@ fn wide(xids: &[u32]) -> Vec<i64> {
 /// Whether a statement failed because of the rows that it wrote, and not because of the server,
 /// our rights or the connection. What a constraint or trigger raises can have any code, so this
 /// names what is *not* a row's doing.
-fn is_a_rows_doing(error: &Error) -> bool {
+pub(super) fn is_a_rows_doing(error: &Error) -> bool {
     let Error::Server { sqlstate, in_context, .. } = error else {
         return false;
     };

@@ -10,15 +10,25 @@ use crate::support::small::Small;
 const FIELDS: &str = "mapping::every_field_comes_from_the_column_that_it_is_mapped_to";
 const STATUSES: &str = "mapping::statuses_go_into_the_columns_that_are_named_with_their_labels";
 const SWEEP: &str = "sweep::a_sweep_says_when_it_cannot_follow_the_order";
-const LARGE: &str = "large::a_row_above_the_limit_stops_the_relay_until_the_limit_is_raised";
+const LARGE: &str = "misfits::a_row_above_the_limit_is_a_dead_letter_without_its_value_and_without_memory";
 const INTERVAL: &str = "effects::an_acknowledged_event_waits_for_others_as_long_as_is_said";
 const PER_KEY: &str = "effects::events_of_a_key_go_one_by_one_unless_more_are_allowed";
+
+const SURVIVES: &str = "failover::a_slot_can_survive_a_failover_unless_that_is_switched_off";
+const FAILURES: &str =
+    "holding::failures_go_into_the_columns_that_are_named_with_their_labels";
+const WAITS: &str = "holding::waits_double_from_the_first_up_to_the_longest_and_vary";
+const EXHAUSTED: &str =
+    "holding::what_is_exhausted_blocks_its_key_or_goes_where_dead_letters_go";
+const BOUND: &str = "holding::no_more_is_held_than_may_be";
+const PATROL: &str = "reconcile::a_patrol_warns_of_missed_rows_and_heals_them_where_it_may";
 
 /// Every key, with a test that shows what it does to a relay.
 const KEYS: Evidence = &[
     ("relay.id", SWEEP),
     ("relay.shutdown_grace", "resumption::a_stop_that_could_not_drain_says_so"),
     ("relay.standby", "standby::a_relay_that_is_not_to_wait_ends_with_its_own_code"),
+    ("relay.paused", "holding::a_relay_that_starts_paused_waits_until_it_is_resumed"),
     ("relay.reconnect_backoff", "effects::waits_between_connections_grow_up_to_their_cap"),
     ("relay.reconnect_max", "effects::waits_between_connections_grow_up_to_their_cap"),
     ("postgres.url", "statuses::s9_row_security_is_an_error_and_not_silence"),
@@ -26,6 +36,8 @@ const KEYS: Evidence = &[
     ("postgres.slot", SWEEP),
     ("postgres.publication", "tables::tables_in_other_schemas_with_quoted_names_work"),
     ("postgres.create", "publication::nothing_is_created_where_that_is_not_allowed"),
+    ("postgres.failover_slot", SURVIVES),
+    ("postgres.on_slot_lost", "recovery::a_relay_that_may_recovers_by_itself"),
     ("outbox.table", "tables::tables_in_other_schemas_with_quoted_names_work"),
     ("outbox.payload_encoding", "mapping::any_text_is_a_payload_where_that_is_said"),
     ("outbox.max_row_bytes", LARGE),
@@ -51,10 +63,15 @@ const KEYS: Evidence = &[
     ("outbox.status.status", STATUSES),
     ("outbox.status.sent_at", STATUSES),
     ("outbox.status.sent_flag", STATUSES),
+    ("outbox.status.attempts", FAILURES),
+    ("outbox.status.next_attempt_at", FAILURES),
+    ("outbox.status.last_error", FAILURES),
     ("outbox.status.batch", "effects::a_settle_transaction_is_no_larger_than_the_batch"),
     ("outbox.status.interval", INTERVAL),
     ("outbox.status.labels.pending", STATUSES),
     ("outbox.status.labels.sent", STATUSES),
+    ("outbox.status.labels.failed", FAILURES),
+    ("outbox.status.labels.retrying", FAILURES),
     ("route.topic", "mapping::a_template_over_fields_and_columns_makes_the_topic"),
     ("route.default", "mapping::a_template_over_fields_and_columns_makes_the_topic"),
     ("envelope.format", "records::a_payload_is_the_payload_and_nothing_else"),
@@ -65,7 +82,23 @@ const KEYS: Evidence = &[
     ("kafka.in_flight_events", "kafka_outage::feedback_goes_on_while_kafka_stalls"),
     ("kafka.in_flight_bytes", "effects::no_more_bytes_are_in_flight_than_is_said"),
     ("kafka.max_in_flight_per_key", PER_KEY),
+    ("kafka.create_topics", "topics::a_missing_topic_is_created_where_that_is_wanted"),
+    ("kafka.partitions", "topics::a_missing_topic_is_created_where_that_is_wanted"),
+    ("kafka.replication", "topics::a_topic_that_cannot_be_created_says_why_and_waits_for_somebody"),
+    ("retry.max_attempts", WAITS),
+    ("retry.initial_backoff", WAITS),
+    ("retry.max_backoff", WAITS),
+    ("retry.jitter", WAITS),
+    ("retry.on_exhausted", EXHAUSTED),
+    ("held.max_events", BOUND),
+    ("held.max_bytes", BOUND),
+    ("dead_letter.topic", EXHAUSTED),
+    ("dead_letter.default", "holding::an_event_without_a_topic_has_a_dead_letter_topic_too"),
+    ("reconcile.interval", "reconcile::a_patrol_reads_what_is_new_and_a_part_of_the_rest"),
+    ("reconcile.heal", PATROL),
+    ("reconcile.after", PATROL),
     ("admin.listen", "admin::off_loopback_there_is_no_api"),
+    ("admin.token_file", "operators_http::the_token_opens_what_it_guards"),
     ("admin.hosts", "admin::the_api_answers_to_names_of_its_address_alone"),
     ("metrics.enabled", "metrics::there_are_no_metrics_where_they_are_switched_off"),
     ("log.format", "logs::lines_are_json_or_text"),
@@ -152,6 +185,8 @@ fn check_says_whether_the_configuration_is_valid_without_a_network() {
         (valid.clone().set("outbox.status.mode", "none"), "outbox.start = \"stream\""),
         (valid.clone().set("kafka.properties", r#"{"acks":"1"}"#), "acks cannot be set: it is"),
         (valid.clone().set("postgres.slot", "No-Slot"), "postgres.slot: expected"),
+        (valid.clone().set("kafka.replication", "0"), "-1 for the brokers' default"),
+        (valid.clone().set("kafka.partitions", "-1"), "a number from 1 to 100000"),
         (valid.clone().set("admin.listen", "9464"), "is not address:port"),
         (valid.clone().set("rely.id", "x"), "did you mean relay.id?"),
         (valid.clone().set("kafka.bootstrap_server", "x"), "did you mean kafka.bootstrap_servers?"),

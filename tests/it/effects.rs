@@ -117,12 +117,13 @@ async fn properties_go_to_kafkas_client() {
     small.clear().await;
 }
 
-/// Events of a topic that is not there stay in flight: as many as there is room for.
+/// Events that cannot be held stay in flight: as many as there is room for.
 #[tokio::test]
 async fn no_more_bytes_are_in_flight_than_is_said() {
     let small = Small::new("bytes").await;
     let missing = unique("bytes_missing");
     let options = small.options().set("kafka.in_flight_bytes", "32KiB");
+    let options = options.set("held.max_events", "1");
     let relay = options.start_ready().await;
     let write = format!(
         "SELECT outboxd.emit('tested', 'k' || n, 'Tested', \

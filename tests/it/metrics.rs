@@ -14,9 +14,13 @@ const WAITING: &str = "metrics::what_waits_is_shown_and_what_may_come_twice_is_c
 const REFUSED: &str = "metrics::what_kafka_refuses_is_counted";
 const SLOT: &str = "danger::a_slot_in_danger_is_shown";
 
+const DEAD: &str = "holding::an_event_without_a_topic_has_a_dead_letter_topic_too";
+const PATROL: &str = "reconcile::a_patrol_warns_of_missed_rows_and_heals_them_where_it_may";
+
 /// Every metric, with the test that moves it.
 const METRICS: Evidence = &[
     ("batch_size_histogram", FLOW),
+    ("events_dlq_total", DEAD),
     ("events_failed_total", REFUSED),
     ("events_processed_total", FLOW),
     ("outbox_blocked_keys", REFUSED),
@@ -28,7 +32,9 @@ const METRICS: Evidence = &[
     ("outbox_events_failed_total", REFUSED),
     ("outbox_events_published_total", FLOW),
     ("outbox_failed_count", REFUSED),
+    ("outbox_held_events", DEAD),
     ("outbox_memory_bytes", FLOW),
+    ("outbox_missed_events", PATROL),
     ("outbox_new_count", WAITING),
     ("outbox_producer_fatal_total", "danger::a_producer_that_cannot_go_on_is_counted"),
     ("outbox_publish_latency_seconds", FLOW),
@@ -50,8 +56,8 @@ const METRICS: Evidence = &[
 ];
 
 /// Names of labels that a sample may have: none of them tells one event or key from another.
-const LABELS: [&str; 8] =
-    ["status", "state", "stage", "kind", "component", "class", "version", "le"];
+const LABELS: [&str; 9] =
+    ["status", "state", "stage", "kind", "component", "class", "version", "le", "reason"];
 
 async fn page(relay: &Relay) -> String {
     let (code, text) = relay.get("/metrics").await;
@@ -154,11 +160,12 @@ async fn what_flows_is_counted_and_timed() {
 async fn what_waits_is_shown_and_what_may_come_twice_is_counted() {
     let small = Small::new("waiting").await;
     let missing = unique("waiting_missing");
-    let relay = small.options().start_ready().await;
+    // One of them is held, the others find no room.
+    let relay = small.options().set("held.max_events", "1").start_ready().await;
     becomes(&relay, "outbox_relay_state{state=\"stalled\"}", 0.0).await;
     let write = format!(
         "SELECT outboxd.emit('tested', 'k' || n, 'Tested', '{{}}', topic => '{missing}') \
-         FROM generate_series(1, 20) n"
+         FROM generate_series(1, 21) n"
     );
     small.database.execute(&write).await;
     becomes(&relay, "outbox_relay_state{state=\"stalled\"}", 1.0).await;
@@ -178,7 +185,7 @@ async fn what_waits_is_shown_and_what_may_come_twice_is_counted() {
     becomes(&relay, "outbox_replication_reconnects_total", 1.0).await;
 
     small.kafka.create_topic(&missing, 1, &[]).await;
-    small.wait_for_sent(20).await;
+    small.wait_for_sent(21).await;
     for gauge in ["outbox_new_count", "outbox_queue_depth", "outbox_relay_lag_seconds"] {
         becomes(&relay, gauge, 0.0).await;
     }

@@ -186,7 +186,7 @@ async fn a_slot_that_is_gone_is_a_halt_with_a_way_back() {
     assert_eq!(code, 0);
     assert_eq!(shown["state"], "halted");
     assert_eq!(shown["last_error"]["code"], "OBX-2030");
-    assert!(shown["last_error"]["remedy"].as_str().unwrap().contains("slot drop"));
+    assert!(shown["last_error"]["remedy"].as_str().unwrap().contains("slot recover"));
 
     let (code, _, _) = set.options().command_output(&["slot", "drop", "--yes"]);
     assert_eq!(code, 0);

@@ -118,3 +118,35 @@ async fn s7_losing_only_the_stream_hands_the_place_on_in_order() {
     assert_eq!(other.stop().await, 0);
     stage.clear().await;
 }
+
+/// Both are told to take over. Each does it once: the second one has the place then, and the first
+/// one stands by.
+#[tokio::test]
+async fn s24_taking_over_is_done_once_and_not_undone() {
+    let stage = Stage::new("s24", 50).await;
+    let options = stage.options().set("kafka.in_flight_events", "1000");
+    let first = options.start_with(&["run", "--takeover"]);
+    first.wait_for_state("streaming").await;
+    let writing = stage.workload.start(&stage.database);
+    eventually("it to work", SOON, || async {
+        stage.database.statuses().await.get("SENT") > Some(&500)
+    })
+    .await;
+    let began = std::time::Instant::now();
+    let second = options.start_with(&["run", "--takeover"]);
+    second.wait_for_state("streaming").await;
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    first.wait_for_state("standby").await;
+    stays("one and the other", Duration::from_secs(5), || async {
+        first.state().await == "standby" && second.get("/readyz").await.0 == 200
+    })
+    .await;
+    let epoch = stage.database.count("SELECT epoch FROM outboxd.relay").await;
+    assert_eq!(epoch, 2, "each of them took the place once");
+    writing.stop().await;
+    stage.check(1_000).await;
+    assert_eq!(second.stop().await, 0);
+    first.wait_for_state("streaming").await;
+    assert_eq!(first.stop().await, 0);
+    stage.clear().await;
+}

@@ -3,8 +3,9 @@
 use crate::source::{File, Problems, mentions, product};
 
 /// What each module may import, from the bottom up.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     // Words.
+    ("failpoint", &[]),
     ("failure", &[]),
     ("lsn", &[]),
     ("metrics", &[]),
@@ -17,19 +18,29 @@ const LAYERS: [(&str, &[&str]); 12] = [
     // Edges.
     ("postgres", &["lsn", "outbox", "pgoutput"]),
     ("sink", &["ack", "outbox"]),
-    ("status", &["failure", "lsn", "outbox", "postgres"]),
+    ("status", &["ack", "failpoint", "failure", "lsn", "outbox", "postgres", "sink"]),
     // Verbs.
     (
         "relay",
         &[
-            "ack", "failure", "lsn", "metrics", "outbox", "pgoutput", "postgres", "retry",
-            "shutdown", "sink", "status",
+            "ack",
+            "failpoint",
+            "failure",
+            "lsn",
+            "metrics",
+            "outbox",
+            "pgoutput",
+            "postgres",
+            "retry",
+            "shutdown",
+            "sink",
+            "status",
         ],
     ),
 ];
 
 /// The shell: may import anything, and nothing below imports it.
-const SHELL: [&str; 5] = ["admin", "cli", "config", "demo", "migrations"];
+const SHELL: [&str; 6] = ["admin", "cli", "config", "demo", "migrations", "operate"];
 
 /// Modules that hold the hard thinking, and no more: they run without a database, a broker, a
 /// runtime or a clock.
@@ -65,10 +76,10 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("pgwire_replication", &["postgres"]),
     ("postgres_protocol", &["postgres"]),
     ("rdkafka", &["demo", "sink"]),
-    ("std::env", &["config", "demo"]),
+    ("std::env", &["config", "demo", "failpoint"]),
     ("std::process::exit", &[]),
     ("tokio_rustls", &["postgres"]),
-    ("tokio_postgres", &["demo", "postgres", "relay", "status"]),
+    ("tokio_postgres", &["demo", "operate", "postgres", "relay", "status"]),
 ];
 
 /// The module that a file belongs to; none for the two roots.

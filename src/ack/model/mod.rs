@@ -9,6 +9,7 @@
 //! are checked, and at the end everything must be delivered or given up by a word. A failure is a
 //! seed.
 
+mod held;
 mod relay;
 mod store;
 
@@ -329,7 +330,6 @@ fn run(seed: u64) {
         }
         world.step(false);
     }
-    if !world.is_done() { eprintln!("{}", world.current().describe()); }
     assert!(world.is_done(), "it stalled: {:?}", world.store.held);
     let copies: u64 = world.kafka.copies.iter().map(|copies| u64::from(*copies)).sum();
     let distinct = world.kafka.copies.iter().filter(|copies| **copies > 0).count() as u64;

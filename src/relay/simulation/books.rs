@@ -151,6 +151,10 @@ impl Witness {
                 let is_nowhere = row.content.parcel.topic.is_none();
                 assert!(is_unblocked || is_buried || is_nowhere, "{number} has no dead letter");
             }
+            Became::Held(hold) if *answers => {
+                assert_eq!(request, Some(Request::Unblock), "event {number} is exhausted");
+                assert_eq!((hold.attempts, hold.exhausted), (before, true), "of event {number}");
+            }
             Became::Held(hold) => {
                 let blamed = seen.blamed.entry(number).or_default();
                 assert!(*blamed > 0, "an attempt of event {number} that was none");
@@ -202,6 +206,7 @@ impl Witness {
         self.world.tally(|tally| match kind {
             (Became::Held(hold), _) if hold.reason == Reason::Dead && *answers => tally.unblocked += 1,
             (Became::Held(hold), _) if hold.reason == Reason::Dead => tally.dead += 1,
+            (Became::Held(_), _) if *answers => tally.unblocked += 1,
             (Became::Held(_), _) => tally.refused_again += 1,
             (Became::Again(_), Reason::Dead) => tally.redriven += 1,
             (Became::Again(_), _) => tally.tried_anew += 1,

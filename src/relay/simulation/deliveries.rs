@@ -187,7 +187,10 @@ impl Witness {
 
     /// A record was refused at once: nobody will report it.
     pub(super) fn is_refused(&self, seq: Seq, record: &Record<'_>, error: &SinkError) {
-        self.refused_at.set(self.refused_at.get().or(Some(Instant::now())));
+        // What becomes of a held event that is refused at once is decided at once.
+        if seq & HELD == 0 {
+            self.refused_at.set(self.refused_at.get().or(Some(Instant::now())));
+        }
         let number = self.world.script.number(record.headers.get("event_id").unwrap());
         let seen = &mut *self.seen.borrow_mut();
         let ordinal = (seq & !HELD).cast_signed();

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use super::records::Kafka;
 use super::setting;
-use super::wait::{SOON, eventually};
+use super::wait::{LATER, eventually};
 
 /// One node, broker and controller in one.
 pub struct Broker {
@@ -22,38 +23,59 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker. `settings` are added to its configuration.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let home = tempfile::Builder::new().prefix("outboxd-kafka-").tempdir().unwrap();
-        // Held until both are known, so that they differ.
-        let listeners = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
-        let [port, controller] = listeners.each_ref().map(|l| l.local_addr().unwrap().port());
+        Self::start_cluster(1, settings).await.remove(0)
+    }
+
+    /// Starts brokers that replicate everything to each other; one may be away.
+    pub async fn start_cluster(count: usize, settings: &[(&str, &str)]) -> Vec<Self> {
+        // Held until all are known, so that they differ.
+        let listeners: Vec<_> = std::iter::repeat_with(|| TcpListener::bind(("127.0.0.1", 0)))
+            .take(2 * count)
+            .map(Result::unwrap)
+            .collect();
+        let ports: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
         drop(listeners);
-        let data = home.path().join("data");
-        let mut text = format!(
-            "process.roles=broker,controller\nnode.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-             log.dirs={}\nauto.create.topics.enable=false\ndefault.replication.factor=1\n\
-             offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n",
-            data.display()
-        );
-        for (name, value) in settings {
-            text.push_str(&format!("{name}={value}\n"));
+        let (ports, controllers) = ports.split_at(count);
+        let voters = (1..).zip(controllers).map(|(node, port)| format!("{node}@127.0.0.1:{port}"));
+        let voters = voters.collect::<Vec<_>>().join(",");
+        let in_sync = count.div_ceil(2);
+        let mut brokers = Vec::new();
+        for ((node, port), controller) in (1..).zip(ports).zip(controllers) {
+            let home = tempfile::Builder::new().prefix("outboxd-kafka-").tempdir().unwrap();
+            let data = home.path().join("data");
+            let mut text = format!(
+                "process.roles=broker,controller\nnode.id={node}\n\
+                 controller.quorum.voters={voters}\n\
+                 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+                 advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+                 controller.listener.names=CONTROLLER\n\
+                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+                 log.dirs={}\nauto.create.topics.enable=false\n\
+                 default.replication.factor={count}\nmin.insync.replicas={in_sync}\n\
+                 offsets.topic.replication.factor={count}\n\
+                 transaction.state.log.replication.factor={count}\n\
+                 transaction.state.log.min.isr={in_sync}\ngroup.initial.rebalance.delay.ms=0\n",
+                data.display()
+            );
+            for (name, value) in settings {
+                text.push_str(&format!("{name}={value}\n"));
+            }
+            let properties = home.path().join("server.properties");
+            std::fs::write(&properties, text).unwrap();
+            let format = java("kafka.tools.StorageTool")
+                .args(["format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"])
+                .arg(&properties)
+                .output()
+                .unwrap();
+            assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
+            let mut broker = Self { home, port: *port, process: None };
+            broker.spawn();
+            brokers.push(broker);
         }
-        let properties = home.path().join("server.properties");
-        std::fs::write(&properties, text).unwrap();
-        let format = java("kafka.tools.StorageTool")
-            .args(["format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"])
-            .arg(&properties)
-            .output()
-            .unwrap();
-        assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
-        let mut broker = Self { home, port, process: None };
-        broker.start_again().await;
-        broker
+        for broker in &brokers {
+            broker.wait_until_started().await;
+        }
+        brokers
     }
 
     /// Its address.
@@ -67,14 +89,32 @@ impl Broker {
 
     /// Starts it on the same data.
     pub async fn start_again(&mut self) {
+        self.spawn();
+        self.wait_until_started().await;
+    }
+
+    fn spawn(&mut self) {
         let log = std::fs::File::create(self.log()).unwrap();
         let mut command = java("kafka.Kafka");
         command.arg(self.home.path().join("server.properties"));
         command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
         self.process = Some(command.spawn().unwrap());
+    }
+
+    async fn wait_until_started(&self) {
         let log: &Path = &self.log();
-        eventually("the broker to start", SOON, || async {
+        eventually("the broker to start", LATER, || async {
             std::fs::read_to_string(log).unwrap().contains("Kafka Server started")
+        })
+        .await;
+    }
+
+    /// It hands over what it leads, and ends.
+    pub async fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let process = Mutex::new(self.process.take().unwrap());
+        eventually("the broker to end", LATER, || async {
+            process.lock().unwrap().try_wait().unwrap().is_some()
         })
         .await;
     }

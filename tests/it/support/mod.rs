@@ -5,10 +5,14 @@ pub mod certificates;
 pub mod checker;
 pub mod database;
 pub mod evidence;
+pub mod held;
+pub mod kafka_proxy;
+pub mod proxy;
 pub mod records;
 pub mod relay;
 pub mod small;
 pub mod stage;
+pub mod standby;
 pub mod wait;
 pub mod workload;
 

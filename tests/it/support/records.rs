@@ -86,7 +86,8 @@ impl Kafka {
         self.partitions(topic) > 0
     }
 
-    fn partitions(&self, topic: &str) -> usize {
+    /// How many partitions it has; 0 if it does not exist.
+    pub fn partitions(&self, topic: &str) -> usize {
         let consumer: BaseConsumer = self.config().create().unwrap();
         let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10));
         metadata

@@ -82,9 +82,31 @@ impl RelayOptions {
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
 
+    /// Runs a command at a terminal where somebody types `answer`: exit code, and what is shown.
+    pub fn at_terminal(&self, arguments: &[&str], answer: &str) -> (i32, String) {
+        use std::io::Write as _;
+        let words = [&[env!("CARGO_BIN_EXE_outboxd")], arguments].concat();
+        let mut command = Command::new("script");
+        command.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(&self.directory);
+        command.envs(self.environment.iter().cloned());
+        let mut running = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("util-linux's script");
+        running.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let output = running.wait_with_output().unwrap();
+        (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+    }
+
     /// Starts a relay.
     pub fn start(&self) -> Relay {
-        let mut command = self.command(&["run"]);
+        self.start_with(&["run"])
+    }
+
+    /// Starts a relay with other arguments.
+    pub fn start_with(&self, arguments: &[&str]) -> Relay {
+        let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -271,13 +293,24 @@ pub async fn http_get(
     path: &str,
     headers: &[(&str, &str)],
 ) -> Option<(u16, String)> {
+    http(address, "GET", path, headers, "").await
+}
+
+/// The same with any method and a body.
+pub async fn http(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<(u16, String)> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-    let mut request = format!("GET {path} HTTP/1.1\r\nconnection: close\r\n");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
-    request.push_str("\r\n");
+    request.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut response = String::new();
     stream.read_to_string(&mut response).await.ok()?;

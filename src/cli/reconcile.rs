@@ -1,0 +1,163 @@
+//! `outboxd reconcile`: which rows are unsent although the stream is past them; publishes them.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::slot::{confirmed, in_use};
+use super::{CommandResult, Output, print_json};
+use crate::config::Config;
+use crate::failure::{Code, Failure};
+use crate::lsn::Lsn;
+use crate::postgres::{Publication, Slot, SqlSession};
+use crate::relay::{Outbox, Reconciler, RelayConfig, file_sweep, give_up_stream, preflight};
+use crate::status::{RelayRow, Sweep};
+
+/// How long the relay may take to come past what is there now.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Ids that are printed for people.
+const NAMED: usize = 10;
+
+/// What was found, and what is done about it.
+#[derive(serde::Serialize)]
+struct Report {
+    /// Unsent, and not known to the relay.
+    missed: usize,
+    events: Vec<String>,
+    /// Whether a relay runs. If none does, the stream may still bring some of them.
+    running: bool,
+    healed: bool,
+}
+
+pub(super) async fn reconcile(
+    config: Config,
+    heal: bool,
+    yes: bool,
+    output: Output,
+) -> CommandResult {
+    let config = config.relay;
+    if !config.status.mode.knows_unsent() {
+        let text = "status mode \"none\" knows no unsent row: there is nothing to compare with";
+        return Err(Failure::new(Code::Config, text));
+    }
+    let session = SqlSession::open(&config.server, "reconcile").await;
+    let session = session.map_err(|error| config.failure_of(&error, "connect"))?;
+    let found = preflight(&session.client, &config).await;
+    let found = found.map_err(|error| config.failure_of(&error, "check the set-up"))?;
+    let Some(outbox) = found.outbox else {
+        let finding = found.findings.first();
+        let failure = finding.map(|finding| Failure::new(finding.code, finding.observed.clone()));
+        let gone = || Failure::new(Code::TableMissing, "the outbox table is gone");
+        return Err(failure.unwrap_or_else(gone));
+    };
+    // If a relay runs, it has the lock.
+    let row = RelayRow::take_place(&session.client, &config.id, "outboxd reconcile").await;
+    let row = row.map_err(|error| config.failure_of(&error, "reconcile"))?;
+    let events = find(&config, &session, &outbox, row.is_none()).await?;
+    let running = row.is_none();
+    let mut report = Report { missed: events.len(), events, running, healed: false };
+    if !output.is_json() {
+        print_text(&report);
+    }
+    // Where no relay runs, a new publication has to be accepted even if nothing was missed.
+    let is_due = heal && (report.missed > 0 || !running);
+    if is_due && (yes || confirmed("Publish them? [y/N] ")) {
+        match &row {
+            None => {
+                let reconciler = Reconciler::new(&outbox.unsent(&config));
+                let healed = reconciler.heal(&session.client, &report.events).await;
+                healed.map_err(|error| config.failure_of(&error, "heal"))?;
+            }
+            Some(row) => {
+                let publication = found.publication.as_ref();
+                let filed = file(&config, &session, row, publication).await;
+                if !filed.map_err(|error| config.failure_of(&error, "heal"))? {
+                    return Err(in_use(&config));
+                }
+            }
+        }
+        report.healed = true;
+    }
+    if output.is_json() {
+        print_json(&report);
+    } else if report.healed && report.running {
+        println!("the relay publishes them now");
+    } else if report.healed {
+        println!("the next start publishes every unsent row before it streams");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The rows that were missed, in the order of a sweep.
+async fn find(
+    config: &RelayConfig,
+    session: &SqlSession,
+    outbox: &Outbox,
+    running: bool,
+) -> Result<Vec<String>, Failure> {
+    let (client, doing) = (&session.client, "look for unsent rows");
+    let failed = |error| config.failure_of(&error, doing);
+    let reconciler = Reconciler::new(&outbox.unsent(config));
+    let candidates = reconciler.candidates(client).await.map_err(failed)?;
+    if candidates.is_empty() || !running {
+        return Ok(candidates);
+    }
+    let place = Reconciler::place_behind(client).await.map_err(failed)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let slot = Slot::load(client, &config.slot).await.map_err(failed)?;
+        let confirmed = slot.map_or(Lsn::INVALID, |slot| slot.confirmed());
+        if confirmed >= place {
+            break;
+        }
+        if Instant::now() > deadline {
+            let text = format!(
+                "{} rows are unsent, and the relay, at {confirmed}, is not past {place} yet, where \
+                 it would have read the last of them",
+                candidates.len()
+            );
+            return Err(Failure::new(Code::RelayBehind, text));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    reconciler.missed(client, &candidates).await.map_err(failed)
+}
+
+/// Leaves it to the next start. A publication that was made anew cannot be read by a slot that is
+/// older; one that is the same, with the table in it again, can.
+async fn file(
+    config: &RelayConfig,
+    session: &SqlSession,
+    row: &RelayRow,
+    publication: Option<&Publication>,
+) -> Result<bool, crate::postgres::Error> {
+    let oid = |fingerprint: &str| fingerprint.split(':').next().map(str::to_owned);
+    let known = row.publication.as_deref().and_then(oid);
+    let now = publication.and_then(|publication| oid(&publication.fingerprint));
+    let client = &session.client;
+    if known.is_none() || known == now {
+        return file_sweep(client, &config.id, row.epoch).await;
+    }
+    let detail = serde_json::json!({"publication": "made anew"});
+    RelayRow::audit(client, &config.id, "reconcile", &detail).await?;
+    give_up_stream(client, &config.id, row.epoch, &config.slot, Sweep::Incomplete).await
+}
+
+fn print_text(report: &Report) {
+    if report.events.is_empty() {
+        println!("every row that is unsent is known to the relay");
+        return;
+    }
+    println!("{} rows are unsent and not known to the relay", report.missed);
+    if !report.running {
+        println!("no relay runs: the stream may still bring some of them");
+    }
+    for id in report.events.iter().take(NAMED) {
+        println!("  {id}");
+    }
+    if report.missed > NAMED {
+        println!("  …");
+    }
+}

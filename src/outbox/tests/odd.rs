@@ -1,0 +1,139 @@
+//! Odd rows: whatever a column holds, something can be said of the row, and nothing panics.
+
+use super::*;
+use std::sync::LazyLock;
+
+/// What writers, tables and encodings come up with.
+static ODD: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let texts = [
+        "",
+        " ",
+        "{}",
+        "[]",
+        "null",
+        "\"\"",
+        "{",
+        "1e400",
+        "NaN",
+        "-1",
+        "0",
+        "1",
+        "2147483648",
+        "99999999999999999999",
+        "infinity",
+        "-infinity",
+        "2026-13-45 99:99:99+00",
+        "-- ::",
+        "9999999999-01-01 00:00:00+00",
+        "\\x",
+        "\\x0",
+        "\\xzz",
+        "\\x00FF",
+        "ü",
+        "a b",
+        "..",
+        "\0",
+        r#"{"a": "\u0000"}"#,
+        r#"{"\u0000": "\u0000"}"#,
+        r#"{"a": "\ud800"}"#,
+        r#"{"\udc00": 1}"#,
+        r#"{"a": "2026-11-21T06:00:00Z"}"#,
+        r#"{"a": null, "a": {"a": [1]}, "": ""}"#,
+    ];
+    let mut odd: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    let nested =
+        |open: &str, close: &str, depth| (open.repeat(depth) + &close.repeat(depth)).into();
+    odd.push(nested("[", "]", 100));
+    odd.push(nested("[", "]", 100_000));
+    odd.push(nested("[", "", 100_000));
+    odd.push((r#"{"a": "#.repeat(100) + "1" + &"}".repeat(100)).into());
+    odd.push("x".repeat(100_000).into());
+    odd.extend([b"\xFF\xFE".to_vec(), b"{\"a\": \"\xFF\"}".to_vec(), b"\xED\xA0\x80".to_vec()]);
+    odd
+});
+
+/// Everything that a table can be to us.
+fn tables() -> Vec<Table> {
+    let text = || Table::ours().retyped("payload", "text", Kind::Text);
+    let bytes = || Table::ours().retyped("payload", "bytea", Kind::Bytes);
+    let mut any_text = text();
+    any_text.config.payload_encoding = PayloadEncoding::Text;
+    let mut from_payload = Table::ours();
+    for field in Field::ALL {
+        if !matches!(field, Field::Id | Field::Payload | Field::Headers) {
+            let source = Some(Source::Payload("/a".to_owned()));
+            from_payload =
+                from_payload.field(field, FieldConfig { source, default: None, chosen: true });
+        }
+    }
+    let mut chatty = Table::ours();
+    let names = ["event_id", "position", "content_type", "tenant_id", "seq", "payload", "topic"];
+    chatty.config.headers = names.map(str::to_owned).to_vec();
+    let payload = Format::Payload;
+    let mut tables = vec![Table::ours(), text(), bytes(), any_text, from_payload, chatty];
+    tables.extend([Table::ours(), text(), bytes()].map(|table| table.format(payload)));
+    tables
+}
+
+/// Something can be said of every row that has an id.
+fn look_at(table: &Table, mapper: &mut Mapper, values: &[Option<&[u8]>]) {
+    let at = |name| table.columns.iter().position(|column| column.0 == name).unwrap();
+    let (id, payload) = (values[at("id")], values[at("payload")]);
+    let _ = mapper.is_pending(values);
+    match mapper.read(values, POSITION, NOW) {
+        None => assert_eq!(id, None),
+        Some(Content::Envelope(envelope)) => {
+            assert_eq!(Some(envelope.id.as_bytes()), id);
+            assert!(is_topic_name(envelope.topic));
+            assert!(envelope.scheduled.is_none_or(|due| due <= NOW));
+            assert!(envelope.max_attempts.is_none_or(|tries| tries > 0));
+        }
+        Some(Content::Scheduled { due, .. }) => assert!(due > NOW),
+        Some(Content::Misfit(misfit)) => {
+            assert_ne!(misfit.error, MapError::NoId);
+            assert!(misfit.topic.as_deref().is_none_or(is_topic_name));
+            assert_eq!(misfit.value.is_some(), payload.is_some());
+            assert_eq!(misfit.headers.view().iter().count(), misfit.headers.view().count());
+        }
+        Some(Content::Oversize(misfit)) => panic!("{misfit:?}"),
+    }
+    match mapper.oversize(values, POSITION, NOW, 7) {
+        None => assert_eq!(id, None),
+        Some(Content::Oversize(misfit)) => {
+            assert_eq!((misfit.error, misfit.value), (MapError::TooLarge { bytes: 7 }, None));
+        }
+        Some(Content::Scheduled { due, .. }) => assert!(due > NOW),
+        Some(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn one_odd_value_in_any_column_of_any_table_leaves_something_to_say() {
+    for table in tables() {
+        let mut mapper = table.mapper();
+        let usual: Vec<_> = table.columns.iter().map(|c| c.3.map(str::as_bytes)).collect();
+        for place in 0..usual.len() {
+            for odd in ODD.iter().map(|odd| Some(odd.as_slice())).chain([None]) {
+                let mut values = usual.clone();
+                values[place] = odd;
+                look_at(&table, &mut mapper, &values);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn rows_of_odd_values_alone_leave_something_to_say(
+        picks in proptest::collection::vec(proptest::option::of(any::<proptest::sample::Index>()), 17),
+        table in any::<proptest::sample::Index>(),
+    ) {
+        let tables = tables();
+        let table = table.get(&tables);
+        let pick = |pick: &Option<proptest::sample::Index>| {
+            pick.as_ref().map(|index| index.get(&ODD).as_slice())
+        };
+        let values: Vec<_> = picks.iter().map(pick).collect();
+        look_at(table, &mut table.mapper(), &values);
+    }
+}

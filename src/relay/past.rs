@@ -1,0 +1,157 @@
+//! The past: whether the stream can go on, on this server, from where it was left.
+
+use crate::failure::{Code, Failure};
+use crate::lsn::Lsn;
+use crate::postgres::{Identity, Slot};
+use crate::status::RelayRow;
+
+/// What became of the stream that the stored position belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It goes on, or there was none.
+    Whole,
+    /// The server was promoted, and the slot survived. The slot may be past events whose settling
+    /// this server never heard of.
+    Forked,
+    /// It cannot go on.
+    Lost(Failure),
+}
+
+/// What is there now.
+pub(super) struct Present<'a> {
+    /// The slot's name.
+    pub(super) name: &'a str,
+    /// The slot, if it is there.
+    pub(super) slot: Option<&'a Slot>,
+    /// The server.
+    pub(super) identity: &'a Identity,
+    /// Up to here the server has flushed its WAL, asked after the slot.
+    pub(super) flushed: Lsn,
+    /// Whether the table tells which rows are unsent.
+    pub(super) knows_unsent: bool,
+}
+
+impl Past {
+    /// Holds what is remembered against what is there. What does not fit is never skipped.
+    pub(super) fn of(row: &RelayRow, now: &Present<'_>) -> Self {
+        let lost = |code, text: String| Past::Lost(Failure::new(code, text));
+        let name = now.name;
+        if let Some(slot) = now.slot.filter(|slot| slot.is_lost()) {
+            let reason = slot.invalidation_reason.as_deref().unwrap_or("wal_removed");
+            return lost(Code::SlotLost, format!("slot \"{name}\" was invalidated ({reason})"));
+        }
+        let Some(known) = &row.identity else {
+            return Past::Whole;
+        };
+        let identity = now.identity;
+        let elsewhere = || {
+            let text = format!(
+                "the position belongs to system {} on time line {}, the server is system {} on \
+                 time line {}",
+                known.system_id, known.timeline, identity.system_id, identity.timeline
+            );
+            lost(Code::IdentityChanged, text)
+        };
+        if known.system_id != identity.system_id || known.timeline > identity.timeline {
+            return elsewhere();
+        }
+        let confirmed = now.slot.map_or(Lsn::INVALID, Slot::confirmed);
+        let furthest = confirmed.max(row.position.commit);
+        if furthest > now.flushed {
+            let flushed = now.flushed;
+            let text = format!("the stream was read until {furthest}, the server is at {flushed}");
+            return lost(Code::IdentityChanged, text);
+        }
+        let is_new_timeline = known.timeline != identity.timeline;
+        match now.slot {
+            None => {
+                let position = row.position;
+                let text = format!("slot \"{name}\" is gone, and was read until {position}");
+                lost(Code::SlotMissing, text)
+            }
+            Some(_) if is_new_timeline && now.knows_unsent => Past::Forked,
+            Some(_) if is_new_timeline => elsewhere(),
+            Some(_) => Past::Whole,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::Position;
+    use crate::status::Sweep;
+
+    fn row(timeline: i32, position: u64) -> RelayRow {
+        let identity = Identity { system_id: "7".to_owned(), timeline };
+        RelayRow {
+            epoch: 1,
+            position: Position { commit: Lsn::from_wire(position), index: 0 },
+            identity: Some(identity),
+            publication: None,
+            sweep: Sweep::Complete,
+            sweep_until: Lsn::INVALID,
+        }
+    }
+
+    fn slot(wal_status: &str, confirmed: &str) -> Slot {
+        let text = format!(
+            r#"{{"plugin": "pgoutput", "slot_type": "logical", "active": false,
+                 "wal_status": "{wal_status}", "confirmed_flush_lsn": "{confirmed}"}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// On time line 2 of system 7, flushed until 0/100.
+    fn judge(row: &RelayRow, slot: Option<&Slot>, system_id: &str, knows_unsent: bool) -> Past {
+        let identity = Identity { system_id: system_id.to_owned(), timeline: 2 };
+        let flushed = Lsn::from_wire(0x100);
+        let present = Present { name: "s", slot, identity: &identity, flushed, knows_unsent };
+        Past::of(row, &present)
+    }
+
+    fn code(past: &Past) -> Option<Code> {
+        match past {
+            Past::Lost(failure) => Some(failure.code),
+            Past::Whole | Past::Forked => None,
+        }
+    }
+
+    #[test]
+    fn the_stream_goes_on_where_everything_is_as_it_was() {
+        let slot = slot("reserved", "0/100");
+        assert_eq!(judge(&row(2, 0x80), Some(&slot), "7", true), Past::Whole);
+        let first = RelayRow { identity: None, ..row(2, 0) };
+        assert_eq!(judge(&first, None, "8", true), Past::Whole);
+        assert_eq!(judge(&first, Some(&slot), "8", false), Past::Whole);
+    }
+
+    #[test]
+    fn a_slot_that_survived_a_promotion_is_not_trusted_alone() {
+        let slot = slot("reserved", "0/100");
+        assert_eq!(judge(&row(1, 0x80), Some(&slot), "7", true), Past::Forked);
+        let unknown = judge(&row(1, 0x80), Some(&slot), "7", false);
+        assert_eq!(code(&unknown), Some(Code::IdentityChanged), "nothing tells what is unsent");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_never_skipped() {
+        let here = slot("reserved", "0/80");
+        for (row, slot, system_id, expected) in [
+            (row(2, 0x80), Some(&slot("lost", "0/80")), "7", Code::SlotLost),
+            (row(2, 0x80), None, "7", Code::SlotMissing),
+            (row(1, 0x80), None, "7", Code::SlotMissing),
+            (row(2, 0x80), Some(&here), "8", Code::IdentityChanged),
+            (row(3, 0x80), Some(&here), "7", Code::IdentityChanged),
+            (row(2, 0x101), Some(&here), "7", Code::IdentityChanged),
+            (row(1, 0x101), Some(&here), "7", Code::IdentityChanged),
+            (row(2, 0x80), Some(&slot("reserved", "0/101")), "7", Code::IdentityChanged),
+        ] {
+            let past = judge(&row, slot, system_id, true);
+            assert_eq!(code(&past), Some(expected), "{row:?} {slot:?}");
+        }
+        let never_read = RelayRow { identity: None, ..row(2, 0) };
+        let past = judge(&never_read, Some(&slot("lost", "0/80")), "7", true);
+        assert_eq!(code(&past), Some(Code::SlotLost));
+    }
+}

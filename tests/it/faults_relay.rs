@@ -1,0 +1,153 @@
+//! Faults of the relay's own process: killed, stopped, frozen, two of them.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use outboxd::demo::TempPostgres;
+
+use crate::support::checker::{Oracle, wait_until_all_sent};
+use crate::support::database::Database;
+use crate::support::pg_bin;
+use crate::support::records::Kafka;
+use crate::support::stage::Stage;
+use crate::support::wait::{SOON, eventually, until};
+
+/// What a crash may repeat, as configured in these tests.
+const WINDOW: usize = 2_000;
+const SENT: &str = "SELECT count(*) FROM outbox WHERE status = 'SENT'";
+
+/// Lets the relay work for a random while.
+async fn let_it_work(stage: &Stage, dice: &mut fastrand::Rng, at_most: u64) {
+    let deadline = Instant::now() + Duration::from_millis(dice.u64(100..at_most));
+    let enough = stage.database.count(SENT).await + dice.i64(1..5_000);
+    until("some work", SOON, || async {
+        let sent = stage.database.count(SENT).await;
+        (sent >= enough || Instant::now() > deadline).then_some(())
+    })
+    .await;
+}
+
+/// Nothing that is confirmed is missing in Kafka.
+async fn nothing_was_confirmed_too_early(stage: &Stage, oracle: &mut Oracle) {
+    let confirmed = stage.database.confirmed(&stage.slot()).await.unwrap();
+    let topics = stage.workload.topic_names();
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    let records = stage.kafka.read(&topics);
+    let too_early = oracle.confirmed_too_early(&stage.database, confirmed, &records).await;
+    assert!(too_early.is_empty(), "{} events were confirmed before the ack", too_early.len());
+}
+
+/// Two hundred kills at random moments; the short form is
+/// `twenty_kills_lose_nothing_and_repeat_at_most_the_window_each`.
+#[tokio::test]
+#[ignore = "long: dev/test --faults"]
+async fn f01_two_hundred_kills_lose_nothing() {
+    let stage = Stage::new("f01", 300).await;
+    let mut oracle = Oracle::new(&stage.database).await;
+    let options = stage.options().set("kafka.in_flight_events", &WINDOW.to_string());
+    let mut dice = fastrand::Rng::with_seed(101);
+    for round in 0..200 {
+        let writing = stage.workload.start(&stage.database);
+        let relay = options.start_ready().await;
+        let_it_work(&stage, &mut dice, 1_000).await;
+        relay.kill().await;
+        writing.stop().await;
+        if round % 20 == 0 {
+            nothing_was_confirmed_too_early(&stage, &mut oracle).await;
+        }
+    }
+    let relay = options.start_ready().await;
+    stage.check(200 * WINDOW).await;
+    assert_eq!(relay.stop().await, 0);
+    oracle.drop(&stage.database).await;
+    stage.clear().await;
+}
+
+/// Fifty stops under load; the short form is `twenty_stops_repeat_nothing`.
+#[tokio::test]
+#[ignore = "long: dev/test --faults"]
+async fn f03_fifty_stops_repeat_nothing() {
+    let stage = Stage::new("f03", 300).await;
+    let options = stage.options();
+    let mut dice = fastrand::Rng::with_seed(103);
+    for _ in 0..50 {
+        let writing = stage.workload.start(&stage.database);
+        let relay = options.start_ready().await;
+        let_it_work(&stage, &mut dice, 1_000).await;
+        assert_eq!(relay.stop().await, 0, "a drained stop says so");
+        writing.stop().await;
+    }
+    let relay = options.start_ready().await;
+    stage.check(0).await;
+    assert_eq!(relay.stop().await, 0);
+    stage.clear().await;
+}
+
+/// Two relays; the one that works is killed, its successor too, and so on.
+#[tokio::test]
+async fn f04_of_two_relays_one_works_and_the_other_takes_over() {
+    let stage = Stage::new("f04", 200).await;
+    let options = stage.options().set("kafka.in_flight_events", &WINDOW.to_string());
+    let mut dice = fastrand::Rng::with_seed(104);
+    let mut active = options.start_ready().await;
+    let writing = stage.workload.start(&stage.database);
+    for _ in 0..5 {
+        let standby = options.start();
+        standby.wait_for_state("standby").await;
+        let_it_work(&stage, &mut dice, 500).await;
+        active.kill().await;
+        let began = Instant::now();
+        eventually("the standby to take over", SOON, || async {
+            standby.metric("events_processed_total").await > 0.0
+        })
+        .await;
+        assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+        active = standby;
+    }
+    writing.stop().await;
+    stage.check(5 * WINDOW).await;
+    assert_eq!(active.stop().await, 0);
+    stage.clear().await;
+}
+
+/// The relay that works is frozen, the server gives it up, the standby takes over, and the frozen
+/// one thaws.
+#[tokio::test]
+async fn f05_a_relay_that_freezes_is_replaced_and_its_return_harms_nothing() {
+    let server = TempPostgres::start(&pg_bin(), &[("wal_sender_timeout", "5s")]).unwrap();
+    let database = Database::new_at(&server.url("postgres"), "f05").await;
+    let stage = Stage::at(database, Kafka::shared(), "f05", 200).await;
+    let options = stage.options().set("kafka.in_flight_events", &WINDOW.to_string());
+    let frozen = options.start_ready().await;
+    let standby = options.start();
+    standby.wait_for_state("standby").await;
+    let writing = stage.workload.start(&stage.database);
+    let_it_work(&stage, &mut fastrand::Rng::with_seed(105), 1_000).await;
+    frozen.signal(Signal::SIGSTOP);
+    // The server ends the stream by itself; the sessions that hold the place it does not.
+    let gone = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'outboxd'";
+    eventually("the server to give up the stream", SOON, || async {
+        stage.database.count(gone).await == 0
+    })
+    .await;
+    let ours = format!("datname = '{}' AND application_name LIKE 'outboxd%'", stage.database.name);
+    let holder = "application_name = 'outboxd status writer'";
+    let frozen_ones = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted";
+    let end = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE {ours} AND {holder} AND pid IN ({frozen_ones})"
+    );
+    stage.database.execute(&end).await;
+    eventually("the standby to work", SOON, || async {
+        standby.metric("events_processed_total").await > 200.0
+    })
+    .await;
+    frozen.signal(Signal::SIGCONT);
+    frozen.wait_for_state("standby").await;
+    writing.stop().await;
+    stage.check(2 * WINDOW).await;
+    assert_eq!(standby.stop().await, 0);
+    frozen.wait_for_state("streaming").await;
+    assert_eq!(frozen.stop().await, 0);
+    wait_until_all_sent(&stage.database).await;
+}
