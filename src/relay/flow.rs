@@ -36,8 +36,6 @@ pub(super) struct Flow<S, T> {
     pub(super) mapper: Option<Mapper>,
     /// Operators want nothing to be published.
     pub(super) is_paused: bool,
-    /// Nothing more is begun: the relay is to stop.
-    is_draining: bool,
     /// Changes when operators want something.
     pub(super) notices: Option<watch::Receiver<u64>>,
     pub(super) meters: Meters,
@@ -89,7 +87,6 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             ),
             mapper: None,
             is_paused: false,
-            is_draining: false,
             notices: None,
             meters,
             totals: Totals::default(),
@@ -207,7 +204,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             );
         }
         // What waits to be held and finds no room has to wait for those that are.
-        self.held.is_paused = self.is_paused || self.is_draining && !self.was_full;
+        self.held.is_paused = self.is_paused || self.held.is_draining && !self.was_full;
         self.totals.published += self.held.advance(&mut self.publisher, now, wall)?;
         self.publish_due(now, wall)?;
         self.publisher.aside.hold_what_fits(&mut self.publisher.window);
@@ -267,7 +264,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// Rows of scheduled events that are due take their place behind what was read so far.
     fn publish_due(&mut self, now: Instant, wall: i64) -> Result<(), Fate> {
-        if self.is_paused || self.is_draining {
+        if self.is_paused || self.held.is_draining {
             return Ok(());
         }
         super::due::publish_due(self, now, wall)
@@ -369,7 +366,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// Nothing more is begun: the relay is to stop. What waits for held events is held itself.
     pub(super) fn wind_down(&mut self) {
-        self.is_draining = true;
+        self.held.is_draining = true;
         let lanes: Vec<_> = self.held.lanes.all().collect();
         for lane in lanes {
             self.publisher.park(lane);

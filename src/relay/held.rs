@@ -71,6 +71,8 @@ pub(super) struct HeldWay<T> {
     pub(super) scheduled: u64,
     /// Nothing is sent.
     pub(super) is_paused: bool,
+    /// The relay is to stop: nothing waits in memory for held events any more.
+    pub(super) is_draining: bool,
     /// Whether the stream may bring again what a sweep has published.
     pub(super) swept: bool,
     /// The last failure of an event that is held.
@@ -146,6 +148,7 @@ impl<T> HeldWay<T> {
             dead: 0,
             scheduled: 0,
             is_paused: false,
+            is_draining: false,
             swept: false,
             last_failure: None,
             shows_failures: false,
@@ -232,7 +235,7 @@ impl<T> HeldWay<T> {
 
     /// Who joined a lane waits no longer if its first event may wait for ever.
     pub(super) fn park_if_it_waits<S: Sink>(&mut self, lane: Lane, publisher: &mut Publisher<S>) {
-        if self.is_paused || !self.lanes.goes_on(lane, wall_clock()) {
+        if self.is_draining || !self.lanes.goes_on(lane, wall_clock()) {
             self.lanes.stands(lane);
             publisher.park(lane);
         }

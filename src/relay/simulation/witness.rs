@@ -242,16 +242,8 @@ impl Witness {
                         (world.state.borrow().held(), &self.seen.borrow().progress);
                     assert!(
                         !world.is_calm || !has_room,
-                        "a stop had time, and did not drain: {held:?} of {:?}; {progress:?} {:?}",
-                        world.flow.held,
-                        world
-                            .state
-                            .borrow()
-                            .table
-                            .rows
-                            .values()
-                            .map(|r| (r.number, r.hold.reason, r.hold.due, r.request))
-                            .collect::<Vec<_>>()
+                        "a stop had time, and did not drain: {held:?} of {:?}; {progress:?}",
+                        world.flow.held
                     );
                 }
             }
