@@ -278,7 +278,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         }
         let show = self.shown.filter(|_| self.is_stale).map(|(at, _)| at + SHOW_EVERY);
         let settle = self.settler.next_due().filter(|_| self.held.running.is_none());
-        let locked = self.held.locked_until;
+        let locked = self.held.locked_until.filter(|_| !self.is_busy());
         let dues = [self.publisher.next_due(), settle, self.held_due(), locked, show];
         let due = dues.into_iter().flatten().min();
         let clock = async {
