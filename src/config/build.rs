@@ -14,8 +14,8 @@ use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::outbox::{EventConfig, Format, PayloadEncoding, is_topic_name};
 use crate::postgres::{Server, TableName, is_slot_name};
 use crate::relay::{
-    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, OnSlotLost, ReconcileConfig, RelayConfig,
-    RetryConfig, SettleConfig, Start,
+    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, OnSlotLost, ReconcileConfig,
+    RelayConfig, RetryConfig, SettleConfig, Start,
 };
 use crate::retry::Backoff;
 use crate::sink::{KafkaConfig, TopicShape, reserved_property};

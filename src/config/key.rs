@@ -40,6 +40,11 @@ pub(super) struct Key {
 }
 
 /// A line of the table.
-pub(super) const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+pub(super) const fn key(
+    path: &'static str,
+    kind: Kind,
+    default: &'static str,
+    doc: &'static str,
+) -> Key {
     Key { path, kind, default, doc }
 }

@@ -3,8 +3,8 @@
 use tokio_postgres::Client;
 
 use super::{Error, TableName, quote_ident};
-use crate::pgoutput::{Column, Relation};
 use crate::outbox::columns::{Kind, Layout, LayoutColumn};
+use crate::pgoutput::{Column, Relation};
 
 /// What kind of server this is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -43,6 +43,15 @@ impl Leaving {
     }
 }
 
+/// What is special in a run, each with its place in it.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Events that leave with it.
+    pub(super) leaving: Vec<(usize, Leaving)>,
+    /// Those that were scheduled, came due and are through, with their numbers.
+    pub(super) through: Vec<(usize, Ordinal)>,
+}
+
 /// The events that are to be held, and what all held ones take.
 #[derive(Debug)]
 pub(super) struct Aside {
@@ -123,25 +132,22 @@ impl Aside {
 
     /// Takes out what leaves with a run, each with its place in it; and the places of those that
     /// came due and are through, each with its number.
-    pub(super) fn take(
-        &mut self,
-        prefix: &Prefix,
-    ) -> (Vec<(usize, Leaving)>, Vec<(usize, Ordinal)>) {
-        let (mut taken, mut through) = (Vec::new(), Vec::new());
+    pub(super) fn take(&mut self, prefix: &Prefix) -> Taken {
+        let mut taken = Taken::default();
         if self.leaving.is_empty() && self.came_due.is_empty() {
-            return (taken, through);
+            return taken;
         }
         for (place, seq) in (prefix.from..prefix.until).enumerate() {
             let was_scheduled = self.came_due.remove(&seq);
             match (self.leaving.remove(&seq), was_scheduled) {
                 (Some(leaving), was_scheduled) => {
-                    taken.push((place, Leaving { was_scheduled, ..leaving }));
+                    taken.leaving.push((place, Leaving { was_scheduled, ..leaving }));
                 }
-                (None, Some(ordinal)) => through.push((place, ordinal)),
+                (None, Some(ordinal)) => taken.through.push((place, ordinal)),
                 (None, None) => {}
             }
         }
-        (taken, through)
+        taken
     }
 
     /// Events that are held or will be, without those that are scheduled or dead.

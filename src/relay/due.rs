@@ -11,9 +11,7 @@ use super::publish::Arrival;
 use super::trial::micros;
 use crate::outbox::Envelope;
 use crate::sink::Sink;
-use crate::status::{
-    Became, Change, DueRow, EventTimes, HeldEntry, Hold, Reason, StatusStore,
-};
+use crate::status::{Became, Change, DueRow, EventTimes, HeldEntry, Hold, Reason, StatusStore};
 use std::time::Duration;
 
 /// A row that cannot be seen yet is looked at again after this.
@@ -82,8 +80,7 @@ fn put<S: Sink, T: StatusStore + 'static>(
     // It is settled with its neighbours: the place in the stream stays what it was.
     let last = flow.publisher.window.last_position();
     let position = last.unwrap_or_else(|| flow.settler.position());
-    let arrival =
-        Arrival { position, came_due: Some(entry.ordinal), redelivery: entry.redelivery, ..Arrival::default() };
+    let arrival = Arrival { position, came_due: Some(entry.ordinal), redelivery: entry.redelivery };
     let occurred = match content {
         Content::Scheduled { due, .. } => {
             let hold = Hold { due: Some(due), ..entry.hold.clone() };

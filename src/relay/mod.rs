@@ -12,6 +12,7 @@ mod board;
 mod capture;
 mod confirm;
 mod create;
+mod deliver;
 mod disposition;
 mod due;
 mod finding;
@@ -32,6 +33,7 @@ mod recover;
 mod redeem;
 mod report;
 mod schedule;
+
 mod session;
 mod settle;
 #[cfg(test)]
@@ -40,8 +42,8 @@ mod sweep;
 mod takeover;
 mod topics;
 mod trial;
-mod words;
 mod unsent;
+mod words;
 
 pub use aside::HeldLimits;
 pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status, Totals};

@@ -60,7 +60,7 @@ pub(super) async fn session(
         Ok(place) => place,
         Err(fate) => return End::Failed(fate),
     };
-    let end = place.stream(config, board, stop, meters).await;
+    let end = Box::pin(place.stream(config, board, stop, meters)).await;
     match end.unwrap_or_else(End::Failed) {
         // The next session recovers it.
         End::Failed(Fate::Halt(failure)) if config.recovers(failure.code) => {

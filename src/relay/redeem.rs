@@ -99,9 +99,7 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             let learned = std::mem::take(&mut publisher.topics.learned);
             let work = Box::pin(async move { store.remember_partitions(&learned).await });
             self.running = Some(Running::Remember(work));
-        } else if !self.to_load.is_empty() {
-            let count = self.to_load.len().min(BODIES_AT_ONCE);
-            let ordinals: Vec<Ordinal> = self.to_load.drain(..count).collect();
+        } else if let Some(ordinals) = self.next_to_load() {
             let asked = ordinals.clone();
             let work = Box::pin(async move { store.bodies(&asked).await });
             self.running = Some(Running::Load(ordinals, work));
@@ -114,6 +112,18 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             let work = Box::pin(async move { store.due_rows(&asked).await });
             self.running = Some(Running::Rows(due, work));
         }
+    }
+
+    /// The events whose bodies are read next. What became of an event comes first: a dead letter
+    /// goes only when it is durable that no attempt is left, and says what failed.
+    fn next_to_load(&mut self) -> Option<Vec<Ordinal>> {
+        let is_written = |ordinal: &Ordinal| {
+            self.changes.iter().all(|change| change.ordinal != *ordinal)
+        };
+        let (ready, later): (Vec<_>, Vec<_>) = self.to_load.iter().partition(|o| is_written(o));
+        let count = ready.len().min(BODIES_AT_ONCE);
+        self.to_load = ready.iter().skip(count).copied().chain(later).collect();
+        (count > 0).then(|| ready.into_iter().take(count).collect())
     }
 
     /// Waits for what is under way; for ever if nothing is. Cancel-safe.

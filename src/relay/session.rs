@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, State, float, wall_clock};
-use super::capture::{Capture, Captive, Captured};
+use super::capture::{Captive, Capture, Captured};
 use super::confirm::{Confirmer, Settlements};
 use super::disposition::{Fate, of_postgres, of_store};
 use super::flow::Flow;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::aside::{Aside, Leaving};
+use super::aside::{Aside, Leaving, Taken};
 use crate::ack::{Ordinal, Prefix, Seq, Window};
 use crate::failpoint;
 use crate::lsn::Position;
@@ -312,7 +312,7 @@ fn fill(
 ) -> (Vec<(HeldEntry, Leaving)>, Vec<Ordinal>) {
     batch.held.clear();
     batch.came_due.clear();
-    let (leaving, through) = aside.take(prefix);
+    let Taken { leaving, through } = aside.take(prefix);
     if !through.is_empty() {
         let ids: Vec<&str> = batch.events.iter().collect();
         let due = through.iter().filter_map(|(place, _)| ids.get(*place));

@@ -205,7 +205,8 @@ impl Topics {
         partitions: &[(String, i32)],
         now: Instant,
     ) -> Vec<TopicId> {
-        self.partitions = partitions.iter().map(|(name, count)| ((&**name).into(), *count)).collect();
+        self.partitions =
+            partitions.iter().map(|(name, count)| ((&**name).into(), *count)).collect();
         for (name, count) in &self.learned {
             self.partitions.entry((&**name).into()).or_insert(*count);
         }

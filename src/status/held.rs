@@ -35,8 +35,7 @@ impl Reason {
 
     /// The reason of that name.
     pub fn by_name(name: &str) -> Option<Self> {
-        let all =
-            [Reason::Retry, Reason::Topic, Reason::Parked, Reason::Scheduled, Reason::Dead];
+        let all = [Reason::Retry, Reason::Topic, Reason::Parked, Reason::Scheduled, Reason::Dead];
         all.into_iter().find(|reason| reason.name() == name)
     }
 }

@@ -31,9 +31,7 @@ pub(super) fn scheduled() -> String {
 
 /// Those of which an operator wants something.
 pub(super) fn requested() -> String {
-    format!(
-        "{ENTRY} WHERE relay_id = $1 AND request IS NOT NULL ORDER BY ordinal LIMIT 5000"
-    )
+    format!("{ENTRY} WHERE relay_id = $1 AND request IS NOT NULL ORDER BY ordinal LIMIT 5000")
 }
 
 /// What is published: `$1` relay, `$2` numbers.

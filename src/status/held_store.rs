@@ -39,8 +39,7 @@ pub(super) async fn hold(
     let ids: Vec<&str> = chosen.iter().map(|event| event.id.as_str()).collect();
     let lsns: Vec<PgLsn> =
         chosen.iter().map(|event| PgLsn::from(event.position.commit.to_wire())).collect();
-    let indexes: Vec<i64> =
-        chosen.iter().map(|event| i64::from(event.position.index)).collect();
+    let indexes: Vec<i64> = chosen.iter().map(|event| i64::from(event.position.index)).collect();
     let reasons: Vec<&str> = chosen.iter().map(|event| event.hold.reason.name()).collect();
     // A member of a payload can hold what no text of PostgreSQL can.
     let types: Vec<Option<String>> = chosen
@@ -76,13 +75,30 @@ pub(super) async fn hold(
     let redelivery: Vec<bool> = chosen.iter().map(|event| event.content.redelivery).collect();
     let xids: Vec<i64> = chosen.iter().map(|event| i64::from(event.xid)).collect();
     let parameters: [&(dyn ToSql + Sync); 21] = [
-        &relay_id, &ids, &lsns, &indexes, &reasons, &types, &topics, &keys, &partitions, &hashes,
-        &headers, &values, &attempts, &most, &exhausted, &errors, &codes, &dues, &redelivery, &xids,
+        &relay_id,
+        &ids,
+        &lsns,
+        &indexes,
+        &reasons,
+        &types,
+        &topics,
+        &keys,
+        &partitions,
+        &hashes,
+        &headers,
+        &values,
+        &attempts,
+        &most,
+        &exhausted,
+        &errors,
+        &codes,
+        &dues,
+        &redelivery,
+        &xids,
         &shows,
     ];
     let rows = client.query(HOLD, &parameters).await?;
-    let by_id: HashMap<String, Ordinal> =
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let by_id: HashMap<String, Ordinal> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let missing = || Error::Protocol("an event was not held".into());
     events.iter().map(|event| by_id.get(&event.id).copied().ok_or_else(missing)).collect()
 }
@@ -123,7 +139,11 @@ pub(super) async fn keep_books(
     shows: bool,
 ) -> Result<(), Error> {
     let numbers = |wanted: fn(&Became) -> bool| -> Vec<Ordinal> {
-        changes.iter().filter(|change| wanted(&change.became)).map(|change| change.ordinal).collect()
+        changes
+            .iter()
+            .filter(|change| wanted(&change.became))
+            .map(|change| change.ordinal)
+            .collect()
     };
     for (sql, numbers) in [
         (REMOVE, numbers(|became| matches!(became, Became::Sent | Became::Removed(_)))),
@@ -229,8 +249,7 @@ pub(super) async fn scheduled_entries(
     let due = due.max(0);
     #[expect(clippy::cast_precision_loss, reason = "exact for the next two centuries")]
     let due = due as f64;
-    let rows =
-        client.query(&scheduled(), &[&relay, &due, &ordinal]).await.map_err(Error::from)?;
+    let rows = client.query(&scheduled(), &[&relay, &due, &ordinal]).await.map_err(Error::from)?;
     Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
 }
 
@@ -324,10 +343,10 @@ fn body(row: &Row) -> Result<HeldBody, Error> {
 
 /// What operators want of the relay and of single events.
 pub(super) async fn orders(client: &Client, relay: &str) -> Result<Orders, StoreError> {
-    let sql = "SELECT paused, paused_topics, partitions::text FROM outboxd.relay WHERE relay_id = $1";
+    let sql =
+        "SELECT paused, paused_topics, partitions::text FROM outboxd.relay WHERE relay_id = $1";
     let row = client.query_one(sql, &[&relay]).await.map_err(Error::from)?;
-    let partitions: BTreeMap<String, i32> =
-        serde_json::from_str(row.get(2)).unwrap_or_default();
+    let partitions: BTreeMap<String, i32> = serde_json::from_str(row.get(2)).unwrap_or_default();
     let requested = client.query(&requested(), &[&relay]).await.map_err(Error::from)?;
     let mut requests = Vec::new();
     for row in &requested {

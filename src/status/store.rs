@@ -20,8 +20,7 @@ use super::held_sql::FailureColumns;
 use super::held_store::{self as held, RowSource};
 use super::sql::{DEFERRED, IS_AT, Target};
 use super::{
-    Batch, CaughtUp, Change, DueRow, HeldBody, HeldEntry, Orders, Settled, StatusStore,
-    StoreError,
+    Batch, CaughtUp, Change, DueRow, HeldBody, HeldEntry, Orders, Settled, StatusStore, StoreError,
 };
 use crate::ack::{Moment, Ordinal};
 use crate::lsn::Position;
@@ -231,8 +230,8 @@ impl StatusStore for PgStatusStore {
         };
         let rows = rows.map_err(Error::from)?;
         if rows.is_empty() {
-            let is_done = !self.shows_failures()
-                || self.show_failures(&prepared.target, &mut pass).await?;
+            let is_done =
+                !self.shows_failures() || self.show_failures(&prepared.target, &mut pass).await?;
             if is_done {
                 return Ok(CaughtUp::All { left: pass.left });
             }
@@ -285,7 +284,9 @@ impl StatusStore for PgStatusStore {
             let (target, _) = prepared.for_batch(self.client(), swept).await?;
             match self.in_transaction(self.write_changes(target, changes)).await {
                 // The name that the rows are written under may not be the table's any more.
-                Err(StoreError::Postgres(error)) if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) => {
+                Err(StoreError::Postgres(error))
+                    if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) =>
+                {
                     prepared = self.renamed(&prepared).await?;
                 }
                 done => return done,

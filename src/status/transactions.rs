@@ -19,7 +19,11 @@ use crate::postgres::Error;
 
 impl PgStatusStore {
     /// The same run in parts, in one transaction, with what is held of it.
-    pub(super) async fn settle_in_parts(&self, target: &Target, batch: &Batch) -> Result<Settled, StoreError> {
+    pub(super) async fn settle_in_parts(
+        &self,
+        target: &Target,
+        batch: &Batch,
+    ) -> Result<Settled, StoreError> {
         let settled = self.in_transaction(self.write_run(target, batch)).await?;
         self.prove(batch).await?;
         Ok(settled)
@@ -104,7 +108,11 @@ impl PgStatusStore {
     }
 
     /// The failures that rows do not show yet. Whether that was all of them.
-    pub(super) async fn show_failures(&self, target: &Target, pass: &mut Pass) -> Result<bool, StoreError> {
+    pub(super) async fn show_failures(
+        &self,
+        target: &Target,
+        pass: &mut Pass,
+    ) -> Result<bool, StoreError> {
         let began = Instant::now();
         let after = pass.after_failure;
         let rows = self.client().query(UNWRITTEN, &[&self.relay_id, &after]).await;

@@ -10,16 +10,15 @@ use crate::support::small::Small;
 const FIELDS: &str = "mapping::every_field_comes_from_the_column_that_it_is_mapped_to";
 const STATUSES: &str = "mapping::statuses_go_into_the_columns_that_are_named_with_their_labels";
 const SWEEP: &str = "sweep::a_sweep_says_when_it_cannot_follow_the_order";
-const LARGE: &str = "misfits::a_row_above_the_limit_is_a_dead_letter_without_its_value_and_without_memory";
+const LARGE: &str =
+    "misfits::a_row_above_the_limit_is_a_dead_letter_without_its_value_and_without_memory";
 const INTERVAL: &str = "effects::an_acknowledged_event_waits_for_others_as_long_as_is_said";
 const PER_KEY: &str = "effects::events_of_a_key_go_one_by_one_unless_more_are_allowed";
 
 const SURVIVES: &str = "failover::a_slot_can_survive_a_failover_unless_that_is_switched_off";
-const FAILURES: &str =
-    "holding::failures_go_into_the_columns_that_are_named_with_their_labels";
+const FAILURES: &str = "holding::failures_go_into_the_columns_that_are_named_with_their_labels";
 const WAITS: &str = "holding::waits_double_from_the_first_up_to_the_longest_and_vary";
-const EXHAUSTED: &str =
-    "holding::what_is_exhausted_blocks_its_key_or_goes_where_dead_letters_go";
+const EXHAUSTED: &str = "holding::what_is_exhausted_blocks_its_key_or_goes_where_dead_letters_go";
 const BOUND: &str = "holding::no_more_is_held_than_may_be";
 const PATROL: &str = "reconcile::a_patrol_warns_of_missed_rows_and_heals_them_where_it_may";
 

@@ -142,7 +142,8 @@ async fn f02_a_relay_that_is_killed_at_any_step_of_the_held_way_loses_nothing() 
     let dead = format!("{}.dlq", small.topic);
     small.kafka.create_topic(&small.topic, 1, &[("max.message.bytes", "2000")]).await;
     small.kafka.create_topic(&dead, 1, &[]).await;
-    let options = small.options().set("retry.max_attempts", "2").set("retry.initial_backoff", "100ms");
+    let options =
+        small.options().set("retry.max_attempts", "2").set("retry.initial_backoff", "100ms");
     assert_eq!(options.start_ready().await.stop().await, 0);
     let large = format!("{{\"pad\": \"{}\"}}", "x".repeat(4_000));
     let (mut poisons, mut behind) = (Vec::new(), Vec::new());

@@ -119,6 +119,8 @@ async fn no_more_is_held_than_may_be() {
         }
         relay.wait_until_logged("OBX-4010").await;
         let held = "SELECT count(*) FROM outboxd.held_event";
+        eventually("some to be held", SOON, || async { small.database.count(held).await > 0 })
+            .await;
         stays("the bound", Duration::from_secs(1), || async {
             (1..=most).contains(&small.database.count(held).await)
         })

@@ -74,7 +74,8 @@ async fn every_field_comes_from_the_column_that_it_is_mapped_to() {
     let due = "INSERT INTO outbox (uid, body, destination, due) \
                SELECT 8, '{}', destination, now() + interval '1 hour' FROM outbox";
     small.database.execute(due).await;
-    let held = "SELECT count(*) FROM outboxd.held_event WHERE event_id = '8' AND reason = 'scheduled'";
+    let held =
+        "SELECT count(*) FROM outboxd.held_event WHERE event_id = '8' AND reason = 'scheduled'";
     eventually("it to be held", SOON, || async { small.database.count(held).await == 1 }).await;
     assert_eq!(relay.stop().await, 0);
     small.clear().await;

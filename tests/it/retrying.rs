@@ -139,7 +139,12 @@ async fn a_row_says_how_often_it_is_tried_and_tries_are_counted_from_the_first()
          AND next_attempt_at IS NULL"
     );
     scene.wait_until("the row to say so", &row).await;
-    scene.wait_until("it to be dead", "SELECT count(*) FROM outboxd.held_event WHERE reason = 'dead'").await;
+    scene
+        .wait_until(
+            "it to be dead",
+            "SELECT count(*) FROM outboxd.held_event WHERE reason = 'dead'",
+        )
+        .await;
     let behind = scene.small.emit("a", 2).await;
     assert_eq!(scene.arrived(1).await, [behind]);
     assert_eq!(relay.metric("events_dlq_total").await, 1.0);
@@ -155,7 +160,7 @@ async fn a_failing_dead_letter_topic_loses_nothing_and_unblocks_nothing() {
     let poison = scene.large("a").await;
     let behind = scene.small.emit("a", 2).await;
     let other = scene.small.emit("b", 3).await;
-    assert_eq!(scene.arrived(1).await, [other.clone()]);
+    assert_eq!(scene.arrived(1).await, std::slice::from_ref(&other));
     let held = "SELECT count(*) FROM (SELECT FROM outboxd.held_event \
                 HAVING array_agg(reason ORDER BY ordinal) = '{retry,parked}') x";
     scene.wait_until("the event and its key to be held", held).await;
@@ -183,7 +188,12 @@ async fn without_a_dead_letter_topic_the_event_stays_in_held_event_alone() {
     scene.large("a").await;
     let behind = scene.small.emit("a", 2).await;
     assert_eq!(scene.arrived(1).await, [behind]);
-    scene.wait_until("it to be dead", "SELECT count(*) FROM outboxd.held_event WHERE reason = 'dead'").await;
+    scene
+        .wait_until(
+            "it to be dead",
+            "SELECT count(*) FROM outboxd.held_event WHERE reason = 'dead'",
+        )
+        .await;
     assert_eq!(scene.small.kafka.partitions(&scene.dead), 0);
     scene.end(relay).await;
 }
@@ -229,10 +239,8 @@ async fn s21_beyond_the_bound_nothing_more_is_read_and_draining_goes_on() {
     relay.wait_for_state("stalled").await;
     assert_eq!(relay.status().await["last_error"]["code"], "OBX-4010");
     let held = "SELECT count(*) FROM outboxd.held_event WHERE reason IN ('topic', 'parked')";
-    stays("the bound", Duration::from_secs(2), || async {
-        small.database.count(held).await == 50
-    })
-    .await;
+    stays("the bound", Duration::from_secs(2), || async { small.database.count(held).await == 50 })
+        .await;
     small.kafka.create_topic(&missing, 2, &[]).await;
     small.wait_for_sent(201).await;
     assert_eq!(small.kafka.wait_for(&small.topic, 1).await[0].event_id(), last);
@@ -261,7 +269,8 @@ async fn a_topic_with_more_partitions_than_before_waits_until_it_is_resumed() {
     small.emit("a", 1).await;
     small.wait_for_sent(1).await;
     eventually("the number of partitions to be remembered", SOON, || async {
-        let sql = format!("SELECT count(*) FROM outboxd.relay WHERE partitions ? '{}'", small.topic);
+        let sql =
+            format!("SELECT count(*) FROM outboxd.relay WHERE partitions ? '{}'", small.topic);
         small.database.count(&sql).await == 1
     })
     .await;
@@ -276,8 +285,7 @@ async fn a_topic_with_more_partitions_than_before_waits_until_it_is_resumed() {
     let held = "SELECT count(*) FROM outboxd.held_event WHERE reason = 'topic'";
     eventually("the event to be held", SOON, || async { small.database.count(held).await == 1 })
         .await;
-    let (code, _, said) =
-        options.command_output(&["resume", "--topic", &small.topic, "--yes"]);
+    let (code, _, said) = options.command_output(&["resume", "--topic", &small.topic, "--yes"]);
     assert_eq!(code, 0, "{said}");
     small.wait_for_sent(2).await;
     let keys: Vec<Record> = small.kafka.wait_for(&small.topic, 2).await;

@@ -197,7 +197,7 @@ impl World {
         if !relay.alive || due > self.clock || !relay.window.has_room(u64::from(size)) {
             return;
         }
-        if self.store.held.get(&ordinal).is_none() {
+        if !self.store.held.contains_key(&ordinal) {
             return;
         }
         relay.schedule.pop_first();

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::store::{Change, Hold, Store};
 use super::{Answer, Event, Id, Item, World, topic_of};
-use crate::ack::{
-    Entrance, Entry, HeldLanes, Lane, Limits, Moment, Ordinal, Prefix, Seq, Window,
-};
+use crate::ack::{Entrance, Entry, HeldLanes, Lane, Limits, Moment, Ordinal, Prefix, Seq, Window};
 use crate::lsn::Position;
 
 /// Held events on their way, and not yet redeemed: the held way's own budget.
@@ -47,12 +45,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn start(
-        limits: Limits,
-        store: &Store,
-        events: &[Event],
-        next_item: usize,
-    ) -> Self {
+    pub(super) fn start(limits: Limits, store: &Store, events: &[Event], next_item: usize) -> Self {
         let mut relay = Self {
             epoch: store.epoch,
             alive: true,
@@ -175,8 +168,7 @@ impl World {
                 let lane = Lane(event.key);
                 // As the row was inserted: later changes are not streamed.
                 if let Some(due) = event.due.filter(|due| *due > self.clock) {
-                    let (seq, _) =
-                        relay.window.admit(event.position, None, size, Entrance::Held);
+                    let (seq, _) = relay.window.admit(event.position, None, size, Entrance::Held);
                     relay.ids.insert(seq, id);
                     relay.wanting.insert(seq, Hold::Scheduled(due));
                 } else {

@@ -19,7 +19,10 @@ pub(super) struct Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     /// Tried so often; goes again at this time, or when an operator says so.
-    Retry { attempts: u32, due: Option<Moment> },
+    Retry {
+        attempts: u32,
+        due: Option<Moment>,
+    },
     /// Behind one of its key, or its topic took no records.
     Parked,
     Scheduled(Moment),

@@ -78,7 +78,10 @@ impl Witness {
         assert_eq!((&parcel.key, &parcel.value), (&expected.key, &expected.value), "of {number}");
         let without = parcel.headers.view();
         let without = without.iter().filter(|(name, _)| *name != "outboxd-redelivery");
-        assert!(row.is_odd || without.eq(expected.headers.view().iter()), "event {number}'s headers");
+        assert!(
+            row.is_odd || without.eq(expected.headers.view().iter()),
+            "event {number}'s headers"
+        );
         assert_eq!(event.content.max_attempts, row.max_attempts, "event {number}'s attempts");
         let retry = &self.world.flow.retry;
         match reason {
@@ -204,7 +207,9 @@ impl Witness {
         let kind = (became, reason);
         drop(state);
         self.world.tally(|tally| match kind {
-            (Became::Held(hold), _) if hold.reason == Reason::Dead && *answers => tally.unblocked += 1,
+            (Became::Held(hold), _) if hold.reason == Reason::Dead && *answers => {
+                tally.unblocked += 1
+            }
             (Became::Held(hold), _) if hold.reason == Reason::Dead => tally.dead += 1,
             (Became::Held(_), _) if *answers => tally.unblocked += 1,
             (Became::Held(_), _) => tally.refused_again += 1,
@@ -273,4 +278,3 @@ fn copy(event: &HeldEvent) -> HeldEvent {
         content: event.content.clone(),
     }
 }
-

@@ -43,7 +43,9 @@ impl Witness {
         }
         match progress {
             Some(Progress::Read) => {}
-            Some(Progress::Failed(before)) => assert_eq!(before, seq, "event {number} has a new number"),
+            Some(Progress::Failed(before)) => {
+                assert_eq!(before, seq, "event {number} has a new number")
+            }
             _ => panic!("event {number} is handed over, and is {progress:?}"),
         }
         let inserted = &self.world.script.events[number].row;
@@ -111,11 +113,16 @@ impl Witness {
         let lane = self.world.lane(number);
         let state = self.world.state.borrow();
         for (ordinal, row) in state.table.to_go().filter(|(ordinal, _)| *ordinal < before) {
-            let is_through = seen.held.get(&ordinal).is_some_and(|h| h.progress == Progress::Delivered);
+            let is_through =
+                seen.held.get(&ordinal).is_some_and(|h| h.progress == Progress::Delivered);
             let is_same = lane.is_some() && self.world.lane(row.number) == lane;
             // One that was dead and is to go again comes when it comes.
             let was_dead = state.passed[row.number];
-            assert!(was_dead || !is_same || is_through, "event {number} goes before {}, which is held", row.number);
+            assert!(
+                was_dead || !is_same || is_through,
+                "event {number} goes before {}, which is held",
+                row.number
+            );
         }
     }
 
@@ -160,8 +167,12 @@ impl Witness {
         assert_eq!(row.number, number, "a held event has the number of another one");
         assert_ne!(row.hold.reason, Reason::Scheduled, "event {number} is scheduled");
         let is_asked = row.request == Some(Request::Retry);
-        assert!(row.hold.attempts == 0 || record.alone || is_asked, "event {number} takes others with it");
-        let due = row.hold.due.unwrap_or(if row.hold.reason == Reason::Retry { i64::MAX } else { 0 });
+        assert!(
+            row.hold.attempts == 0 || record.alone || is_asked,
+            "event {number} takes others with it"
+        );
+        let due =
+            row.hold.due.unwrap_or(if row.hold.reason == Reason::Retry { i64::MAX } else { 0 });
         assert!(due <= wall_clock() || is_asked, "event {number} goes too early");
         let parcel = &row.content.parcel;
         if !is_letter {
@@ -287,7 +298,10 @@ impl Seen {
 
 /// Whether an error is the event's own doing.
 fn is_the_events_own(error: &SinkError) -> bool {
-    matches!(error, SinkError::TooLarge { .. } | SinkError::NoPartition { .. } | SinkError::Refused(_))
+    matches!(
+        error,
+        SinkError::TooLarge { .. } | SinkError::NoPartition { .. } | SinkError::Refused(_)
+    )
 }
 
 /// A record is what it is to be.

@@ -31,7 +31,8 @@ pub(super) fn run(seed: u64) -> (Tally, Duration) {
     let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let world = World::new(seed);
-        let mut history = History { world, witness: None, rng: Rng::with_seed(seed), left: Vec::new() };
+        let mut history =
+            History { world, witness: None, rng: Rng::with_seed(seed), left: Vec::new() };
         let limit = history.world.calm_at + PATIENCE;
         let is_over = timeout_at(limit, history.live()).await;
         if is_over.is_err() {

@@ -120,4 +120,3 @@ fn edit(world: &World, rng: &mut Rng) {
         _ => row.payload = format!("{{\"edited\": {}}}", rng.u32(..)),
     }
 }
-

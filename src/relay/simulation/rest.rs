@@ -58,7 +58,8 @@ impl World {
         }
         // What is to be held waits for room, even where its key goes on meanwhile.
         let lane = self.lane(number);
-        let is_same = |other: &usize| *other == number || lane.is_some() && self.lane(*other) == lane;
+        let is_same =
+            |other: &usize| *other == number || lane.is_some() && self.lane(*other) == lane;
         (0..self.script.events.len()).filter(is_same).any(|other| self.had_trouble(state, other))
     }
 
@@ -88,7 +89,8 @@ impl World {
     fn unrest_of(&self, state: &State, ordinal: i64, row: &HeldRow) -> Option<&'static str> {
         let is_full = self.is_full();
         let (count, bytes) = state.held();
-        let has_room = count < self.most_held() && bytes + row.bytes() + 16 * (count as u64 + 1) <= self.flow.held.bytes;
+        let size = row.bytes() + 16 * (count as u64 + 1);
+        let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
         match (row.hold.reason, row.request) {
             (Reason::Dead, Some(Request::Retry)) if !has_room => return None,
             (Reason::Scheduled, Some(_)) if is_full => return None,

@@ -134,8 +134,7 @@ impl Weather {
     fn topic(&self, rng: &mut Rng, fails: bool) -> Topic {
         let partitions = rng.i32(1..4);
         let limited = fails && rng.u8(..6) == 0;
-        let limit =
-            if limited { (rng.usize(1_000..4_000), self.calm_at) } else { (0, self.began) };
+        let limit = if limited { (rng.usize(1_000..4_000), self.calm_at) } else { (0, self.began) };
         let closed = (rng.u8(..4) == 0).then(|| match self.per_key {
             1 => (self.within(rng), away(rng)),
             _ => (self.began..self.within(rng).end, away(rng)),

@@ -238,7 +238,8 @@ impl Witness {
                     let is_early = now < deadline && self.failed_at.get().is_none();
                     assert!(!is_early, "it does not drain, and has time");
                     let has_room = !world.is_full();
-                    let (held, progress) = (world.state.borrow().held(), &self.seen.borrow().progress);
+                    let (held, progress) =
+                        (world.state.borrow().held(), &self.seen.borrow().progress);
                     assert!(
                         !world.is_calm || !has_room,
                         "a stop had time, and did not drain: {held:?} of {:?}; {progress:?}",

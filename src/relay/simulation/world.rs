@@ -98,7 +98,9 @@ impl World {
             let size = event.row.payload.len() as u64 + 300;
             let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
             let hold = match hold.reason {
-                Reason::Topic | Reason::Parked if !has_room => Hold { exhausted: true, ..Hold::waiting(Reason::Dead) },
+                Reason::Topic | Reason::Parked if !has_room => {
+                    Hold { exhausted: true, ..Hold::waiting(Reason::Dead) }
+                }
                 _ => hold,
             };
             if let (Some(lane), Reason::Topic | Reason::Parked) = (lane, hold.reason) {
@@ -167,7 +169,11 @@ impl World {
             assert_eq!(parcel.key.as_deref(), key, "event {number}'s key");
             if row.topic.as_deref() != Some(topic) {
                 let letters = self.letters(number);
-                assert_eq!(letters.as_deref(), Some(&**topic), "event {number} is in another topic");
+                assert_eq!(
+                    letters.as_deref(),
+                    Some(&**topic),
+                    "event {number} is in another topic"
+                );
                 state.letters[number] += 1;
                 continue;
             }
@@ -283,7 +289,10 @@ impl World {
         assert!(count <= self.most_held(), "{count} events are held");
         let most = self.flow.held.bytes;
         // The keys are counted once only.
-        assert!(bytes <= most + 8 * count as u64 || count == 1, "{bytes} bytes are held, {most} may be");
+        assert!(
+            bytes <= most + 8 * count as u64 || count == 1,
+            "{bytes} bytes are held, {most} may be"
+        );
     }
 
     /// The server takes in a status update.
@@ -319,13 +328,16 @@ impl World {
     pub(super) fn orders(&self) -> Orders {
         let state = self.state.borrow();
         let requested = state.table.rows.iter();
-        let requests = requested.filter_map(|(ordinal, row)| {
-            Some((state.table.entry(*ordinal)?, row.request?))
-        });
+        let requests = requested
+            .filter_map(|(ordinal, row)| Some((state.table.entry(*ordinal)?, row.request?)));
         Orders {
             paused: state.is_paused,
             paused_topics: state.paused_topics.iter().cloned().collect(),
-            partitions: state.partitions.iter().map(|(name, count)| (name.clone(), *count)).collect(),
+            partitions: state
+                .partitions
+                .iter()
+                .map(|(name, count)| (name.clone(), *count))
+                .collect(),
             requests: requests.collect(),
         }
     }
@@ -375,6 +387,7 @@ pub(super) fn millis(rng: &mut Rng, range: Range<u64>) -> Duration {
 }
 
 /// The events of one key and topic are a lane; scheduled ones go when they are due.
+#[expect(clippy::type_complexity, reason = "two tables, made at once")]
 fn lanes(script: &Script) -> (Vec<Option<(usize, usize)>>, Vec<Vec<usize>>) {
     let mut members: Vec<Vec<usize>> = Vec::new();
     let mut by_key = std::collections::HashMap::new();
