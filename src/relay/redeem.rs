@@ -3,6 +3,7 @@
 //! One thing at a time, over the session that settles. What became of events comes before what is
 //! read of them.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -117,13 +118,17 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     /// The events whose bodies are read next. What became of an event comes first: a dead letter
     /// goes only when it is durable that no attempt is left, and says what failed.
     fn next_to_load(&mut self) -> Option<Vec<Ordinal>> {
-        let is_written = |ordinal: &Ordinal| {
-            self.changes.iter().all(|change| change.ordinal != *ordinal)
-        };
-        let (ready, later): (Vec<_>, Vec<_>) = self.to_load.iter().partition(|o| is_written(o));
-        let count = ready.len().min(BODIES_AT_ONCE);
-        self.to_load = ready.iter().skip(count).copied().chain(later).collect();
-        (count > 0).then(|| ready.into_iter().take(count).collect())
+        let is_written =
+            |ordinal: &Ordinal| self.changes.iter().all(|change| change.ordinal != *ordinal);
+        let (mut ready, mut later): (Vec<Ordinal>, VecDeque<Ordinal>) = (Vec::new(), VecDeque::new());
+        for ordinal in std::mem::take(&mut self.to_load) {
+            match ready.len() < BODIES_AT_ONCE && is_written(&ordinal) {
+                true => ready.push(ordinal),
+                false => later.push_back(ordinal),
+            }
+        }
+        self.to_load = later;
+        (!ready.is_empty()).then_some(ready)
     }
 
     /// Waits for what is under way; for ever if nothing is. Cancel-safe.
