@@ -104,7 +104,10 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             let asked = ordinals.clone();
             let work = Box::pin(async move { store.bodies(&asked).await });
             self.running = Some(Running::Load(ordinals, work));
-        } else if let Some(after) = self.schedule.wants_page() {
+        } else if self.changes.is_empty()
+            && let Some(after) = self.schedule.wants_page()
+        {
+            // A page has to say what became of events, also of those that somebody had locked.
             let work = Box::pin(async move { store.scheduled(after).await });
             self.running = Some(Running::Page(work));
         } else if !self.is_paused && self.schedule.is_due(wall) {
@@ -201,7 +204,9 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     /// What became of an event is durable.
     fn redeemed<S: Sink>(&mut self, change: &Change, publisher: &mut Publisher<S>) {
         let ordinal = change.ordinal;
-        self.schedule.is_through(ordinal);
+        if !change.answers {
+            self.schedule.is_through(ordinal);
+        }
         let is_dead = matches!(&change.became, Became::Held(hold) if hold.reason == Reason::Dead);
         self.shows_failures |= matches!(change.became, Became::Held(_) | Became::Again(_));
         match &change.became {
