@@ -3,6 +3,7 @@
 //! One thing at a time, over the session that settles. What became of events comes before what is
 //! read of them.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -99,13 +100,14 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             let learned = std::mem::take(&mut publisher.topics.learned);
             let work = Box::pin(async move { store.remember_partitions(&learned).await });
             self.running = Some(Running::Remember(work));
-        } else if !self.to_load.is_empty() {
-            let count = self.to_load.len().min(BODIES_AT_ONCE);
-            let ordinals: Vec<Ordinal> = self.to_load.drain(..count).collect();
+        } else if let Some(ordinals) = self.next_to_load() {
             let asked = ordinals.clone();
             let work = Box::pin(async move { store.bodies(&asked).await });
             self.running = Some(Running::Load(ordinals, work));
-        } else if let Some(after) = self.schedule.wants_page() {
+        } else if self.changes.is_empty()
+            && let Some(after) = self.schedule.wants_page()
+        {
+            // A page has to say what became of events, also of those that somebody had locked.
             let work = Box::pin(async move { store.scheduled(after).await });
             self.running = Some(Running::Page(work));
         } else if !self.is_paused && self.schedule.is_due(wall) {
@@ -114,6 +116,22 @@ impl<T: StatusStore + 'static> HeldWay<T> {
             let work = Box::pin(async move { store.due_rows(&asked).await });
             self.running = Some(Running::Rows(due, work));
         }
+    }
+
+    /// The events whose bodies are read next. What became of an event comes first: a dead letter
+    /// goes only when it is durable that no attempt is left, and says what failed.
+    fn next_to_load(&mut self) -> Option<Vec<Ordinal>> {
+        let is_written =
+            |ordinal: &Ordinal| self.changes.iter().all(|change| change.ordinal != *ordinal);
+        let (mut ready, mut later): (Vec<Ordinal>, VecDeque<Ordinal>) = (Vec::new(), VecDeque::new());
+        for ordinal in std::mem::take(&mut self.to_load) {
+            match ready.len() < BODIES_AT_ONCE && is_written(&ordinal) {
+                true => ready.push(ordinal),
+                false => later.push_back(ordinal),
+            }
+        }
+        self.to_load = later;
+        (!ready.is_empty()).then_some(ready)
     }
 
     /// Waits for what is under way; for ever if nothing is. Cancel-safe.
@@ -186,7 +204,9 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     /// What became of an event is durable.
     fn redeemed<S: Sink>(&mut self, change: &Change, publisher: &mut Publisher<S>) {
         let ordinal = change.ordinal;
-        self.schedule.is_through(ordinal);
+        if !change.answers {
+            self.schedule.is_through(ordinal);
+        }
         let is_dead = matches!(&change.became, Became::Held(hold) if hold.reason == Reason::Dead);
         self.shows_failures |= matches!(change.became, Became::Held(_) | Became::Again(_));
         match &change.became {

@@ -1,7 +1,8 @@
 //! Scheduled events: the next ones in memory, by their times; the rest stay in the database until
 //! these are through.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::ack::{Moment, Ordinal};
 use crate::status::{DueRow, HeldEntry};
@@ -19,8 +20,8 @@ pub(super) struct Schedule {
     more_after: Option<(Moment, Ordinal)>,
     /// Due, with what their rows say now.
     pub(super) rows: VecDeque<(HeldEntry, DueRow)>,
-    /// Due, and what became of them is not durable yet.
-    under_way: HashSet<Ordinal>,
+    /// Due, and what became of them is not durable yet. One can be taken again before that.
+    under_way: HashMap<Ordinal, usize>,
 }
 
 impl Schedule {
@@ -42,18 +43,23 @@ impl Schedule {
 
     /// One of those that were taken is to be looked at again, whatever the database says.
     pub(super) fn put_off(&mut self, entry: HeldEntry) {
-        self.under_way.remove(&entry.ordinal);
+        self.is_through(entry.ordinal);
         self.next.insert(key(&entry), entry);
     }
 
     /// What became of one that was taken is durable.
     pub(super) fn is_through(&mut self, ordinal: Ordinal) {
-        self.under_way.remove(&ordinal);
+        if let Entry::Occupied(mut times) = self.under_way.entry(ordinal) {
+            match times.get_mut() {
+                0 | 1 => drop(times.remove()),
+                times => *times -= 1,
+            }
+        }
     }
 
     /// Whether it was taken, and it is not known yet what became of it.
     pub(super) fn is_under_way(&self, ordinal: Ordinal) -> bool {
-        self.under_way.contains(&ordinal)
+        self.under_way.contains_key(&ordinal)
     }
 
     /// After which one the next page has to be read, if one has to be. Not while some are taken:
@@ -87,7 +93,9 @@ impl Schedule {
         {
             due.push(entry.remove());
         }
-        self.under_way.extend(due.iter().map(|entry| entry.ordinal));
+        for entry in &due {
+            *self.under_way.entry(entry.ordinal).or_default() += 1;
+        }
         due
     }
 

@@ -51,7 +51,8 @@ impl World {
         let (count, bytes) = state.held();
         let held = self.flow.held;
         let size = (row.payload.len() + "event_id".len() + row.id.len() + 256) as u64;
-        let size = size + 8 * count as u64;
+        // The keys count too.
+        let size = size + 16 * (count as u64 + 1);
         if count == 0 || count < self.most_held() && bytes + size <= held.bytes {
             return false;
         }
@@ -88,8 +89,8 @@ impl World {
     fn unrest_of(&self, state: &State, ordinal: i64, row: &HeldRow) -> Option<&'static str> {
         let is_full = self.is_full();
         let (count, bytes) = state.held();
-        let has_room = count < self.most_held()
-            && bytes + row.bytes() + 8 * count as u64 <= self.flow.held.bytes;
+        let size = row.bytes() + 16 * (count as u64 + 1);
+        let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
         match (row.hold.reason, row.request) {
             (Reason::Dead, Some(Request::Retry)) if !has_room => return None,
             (Reason::Scheduled, Some(_)) if is_full => return None,

@@ -102,6 +102,21 @@ impl MemoryStore {
         Ok(ordinals)
     }
 
+    /// Somebody may have some of the rows locked: nothing is written of these.
+    fn without_locked(&self, changes: &[Change]) -> (Vec<Change>, Vec<Ordinal>) {
+        let world = &self.connection.witness.world;
+        let mut ordinals: Vec<_> = changes.iter().map(|change| change.ordinal).collect();
+        ordinals.sort_unstable();
+        ordinals.dedup();
+        let has_lock = |_: &Ordinal| {
+            Instant::now() < world.calm_at && self.rng.borrow_mut().u8(..24) == 0
+        };
+        let locked: Vec<_> = ordinals.into_iter().filter(has_lock).collect();
+        world.tally(|tally| tally.locked += locked.len() as u64);
+        let free = changes.iter().filter(|change| !locked.contains(&change.ordinal));
+        (free.cloned().collect(), locked)
+    }
+
     fn defers(&self) -> u64 {
         let deferred = u64::from(self.rng.borrow_mut().u8(..8) == 0);
         self.connection.witness.world.state.borrow_mut().deferred += deferred;
@@ -187,9 +202,10 @@ impl StatusStore for MemoryStore {
 
     async fn redeem(&self, changes: &[Change], swept: bool) -> Result<Settled, StoreError> {
         let _in_use = self.take();
-        self.connection.witness.redeems(changes);
-        self.write(Written::Changes(changes.to_vec(), swept)).await?;
-        Ok(Settled { deferred: self.defers(), ordinals: Vec::new() })
+        let (free, locked) = self.without_locked(changes);
+        self.connection.witness.redeems(&free);
+        self.write(Written::Changes(free, swept)).await?;
+        Ok(Settled { deferred: self.defers(), ordinals: locked })
     }
 
     async fn orders(&self) -> Result<Orders, StoreError> {

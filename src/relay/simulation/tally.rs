@@ -65,6 +65,8 @@ tally! {
     dead_letters,
     bare_letters,
     dead,
+    /// Held rows that somebody had locked.
+    locked,
     /// Scheduled events that were published, and what else became of them.
     came_due,
     not_yet,
