@@ -295,8 +295,9 @@ async fn f39_rows_that_cannot_be_seen_yet_are_not_taken_for_deleted() {
         wait_for_sent(&stage, 200).await;
         stage.database.execute("ALTER SYSTEM SET synchronous_standby_names = 'nosuch'").await;
         stage.database.execute("SELECT pg_reload_conf()").await;
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        // Four writers and the status writer.
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE wait_event = 'SyncRep' OR wait_event_type = 'Lock'";
+        // Four writers, of which some wait for others, and the status writer.
         eventually("all commits to wait", SOON, || async {
             stage.database.count(waiting).await >= 5
         })
