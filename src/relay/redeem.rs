@@ -123,7 +123,8 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     fn next_to_load(&mut self) -> Option<Vec<Ordinal>> {
         let is_written =
             |ordinal: &Ordinal| self.changes.iter().all(|change| change.ordinal != *ordinal);
-        let (mut ready, mut later): (Vec<Ordinal>, VecDeque<Ordinal>) = (Vec::new(), VecDeque::new());
+        let (mut ready, mut later): (Vec<Ordinal>, VecDeque<Ordinal>) =
+            (Vec::new(), VecDeque::new());
         for ordinal in std::mem::take(&mut self.to_load) {
             match ready.len() < BODIES_AT_ONCE && is_written(&ordinal) {
                 true => ready.push(ordinal),

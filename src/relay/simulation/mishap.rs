@@ -60,6 +60,7 @@ impl Mishap {
             6 => Mishap::RelayDies,
             7 | 8 => Mishap::RelayIsReplaced,
             9 => Mishap::PlaceIsLost,
+            10 if rng.bool() => Mishap::Stop(LONG_GRACE),
             10 => Mishap::Stop(millis(rng, 0..20_000)),
             _ => Mishap::StopNow,
         }

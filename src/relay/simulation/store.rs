@@ -108,9 +108,8 @@ impl MemoryStore {
         let mut ordinals: Vec<_> = changes.iter().map(|change| change.ordinal).collect();
         ordinals.sort_unstable();
         ordinals.dedup();
-        let has_lock = |_: &Ordinal| {
-            Instant::now() < world.calm_at && self.rng.borrow_mut().u8(..24) == 0
-        };
+        let has_lock =
+            |_: &Ordinal| Instant::now() < world.calm_at && self.rng.borrow_mut().u8(..24) == 0;
         let locked: Vec<_> = ordinals.into_iter().filter(has_lock).collect();
         world.tally(|tally| tally.locked += locked.len() as u64);
         let free = changes.iter().filter(|change| !locked.contains(&change.ordinal));

@@ -324,6 +324,16 @@ impl World {
         state.noted[number] || is_given_up || state.table.has(number)
     }
 
+    /// How many events are held that are to go, are scheduled, and are dead.
+    pub(super) fn held_counts(&self) -> (u64, u64, u64) {
+        let state = self.state.borrow();
+        let count = |reason: Reason| {
+            let rows = state.table.rows.values().filter(|row| row.hold.reason == reason);
+            rows.count() as u64
+        };
+        (state.held().0 as u64, count(Reason::Scheduled), count(Reason::Dead))
+    }
+
     /// What operators want.
     pub(super) fn orders(&self) -> Orders {
         let state = self.state.borrow();
