@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep_until};
 
-use super::script::{TABLE, event_map, mapper};
+use super::outbox::{TABLE, event_map, mapper};
 use super::sink::WatchedSink;
 use super::store::MemoryStore;
 use super::wal::{Connection, ScriptedWal};

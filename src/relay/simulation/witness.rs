@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::script::Row;
+use super::outbox::Row;
 use super::world::World;
 use crate::ack::{Ordinal, Seq};
 use crate::lsn::{Lsn, Position};
