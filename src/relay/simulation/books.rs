@@ -1,6 +1,6 @@
 //! What a session writes: of the events that it settles, and of those that are held.
 
-use super::script::Row;
+use super::outbox::Row;
 use super::witness::{Progress, Seen, Witness};
 use super::world::Run;
 use crate::relay::board::wall_clock;

@@ -56,6 +56,8 @@ impl Witness {
         let redelivery = self.is_asked_for(number, is_due);
         is_record_of(&row.content().parcel, redelivery, record, number);
         self.keeps_order(seen, Some(seq), number);
+        let may_share = record.alone || !seen.suspects.contains(&seq);
+        assert!(may_share, "event {number} shares a batch, and was refused in one");
         if record.alone {
             seen.alone.insert(seq);
         } else {
@@ -273,7 +275,10 @@ impl Witness {
                 match held {
                     Some(held) if held.is_letter => held.was_refused_whole |= alone,
                     _ if alone => *seen.blamed.entry(number).or_default() += 1,
-                    _ => state.tally.refused_with_others += 1,
+                    _ => {
+                        seen.suspects.insert(seq);
+                        state.tally.refused_with_others += 1;
+                    }
                 }
             }
             _ => state.tally.topics_away += 1,

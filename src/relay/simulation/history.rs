@@ -201,6 +201,9 @@ impl History {
         let (state, of) = (self.world.state.borrow().held(), self.world.flow.held);
         assert!(is_stalled || !waits, "it stalls, and says {:?}: {state:?} of {of:?}", shown.state);
         assert!(!waits || shown.last_error.is_some(), "it does not say for what it waits");
+        let held = shown.held;
+        let shown = (held.retry + held.parked + held.topic, held.scheduled, held.dead);
+        assert!(is_full || shown == self.world.held_counts(), "it shows {held:?} as held");
     }
 
     /// Everybody who is still there comes to an end; then the promises about the whole.

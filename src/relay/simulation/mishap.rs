@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep_until};
 
-use super::script::{TABLE, event_map, mapper};
+use super::outbox::{TABLE, event_map, mapper};
 use super::sink::WatchedSink;
 use super::store::MemoryStore;
 use super::wal::{Connection, ScriptedWal};
@@ -60,6 +60,7 @@ impl Mishap {
             6 => Mishap::RelayDies,
             7 | 8 => Mishap::RelayIsReplaced,
             9 => Mishap::PlaceIsLost,
+            10 if rng.bool() => Mishap::Stop(LONG_GRACE),
             10 => Mishap::Stop(millis(rng, 0..20_000)),
             _ => Mishap::StopNow,
         }

@@ -1,25 +1,37 @@
 //! The session loop under a clock that only the waiting turns: thousands of histories, each from a
 //! seed, each with a database, a relay that is stopped, killed, cut off and replaced, and Kafka.
 //!
-//! `script` writes the database; `wal`, `store` and [`crate::sink::memory`] are the three edges of a
-//! session, and misbehave; `witness` watches what a session does at them; `world` keeps what
-//! outlives it, `mishap` says what goes wrong, and `history` runs session after session, as
-//! `relay::run` does. The promises are those of `ack/model.rs`, checked here on the loop itself:
+//! `script` writes the database, into the `outbox`, and `swept` says what a sweep has left of it;
+//! `wal`, `store` (with the held events of `table`) and [`crate::sink::memory`] are the three edges of
+//! a session, and misbehave; `witness` watches what a session does at them, with `deliveries` and
+//! `books`; `world` keeps what outlives it, in a `state`; `setting` and `mishap` say what goes wrong,
+//! `people` what operators and applications do meanwhile; and `history` runs session after session,
+//! as `relay::run` does, until `rest`. The promises are those of `ack/model`, checked here on the
+//! loop itself:
 //!
-//! - nothing is lost, invented or altered, and first copies are in order per key and topic;
-//! - a record is SENT only when its session has heard the acknowledgement, in runs without a gap;
-//! - nothing is confirmed that is not SENT, or that this stream did not bring;
+//! - nothing is lost, invented or altered, and first copies are in order per key and topic: before one
+//!   goes, those before it are in Kafka, or their dead letters are, or an operator has given them up;
+//! - an event is SENT, held or given up if and only if it lies at or before the stored position, and
+//!   SENT only when its session has heard the acknowledgement;
+//! - what is held goes as it was stored, when it is due, in the order of its key; an attempt counts
+//!   only when the event was refused alone, and who has none left goes to its dead-letter topic, with
+//!   what is to be said of it, or waits for an operator;
+//! - what is scheduled is what its row says when it is due, never early, and not if it was cancelled;
+//! - what operators ask for is done if it applies, and is durable before anything follows from it;
+//! - no more is held than may be; who finds no room waits, and the board says so;
+//! - nothing is confirmed that is not settled, or that this stream did not bring;
 //! - a copy comes twice only after a fault, never more than a window of them, and never after a
-//!   stop that drained;
+//!   stop that drained, which every stop does that has time, and room for what has to be held;
 //! - a relay that lost its place writes nothing and ends;
 //! - open events and bytes stay within the window, and the server is never left without a word;
-//! - what waits for ever is the bad event or topic alone, and the board says so;
-//! - every session ends for a reason that it was given, at once, and every history comes to an end.
+//! - what waits for ever is the key of a bad event or a bad topic, and nothing else;
+//! - every session ends for a reason that it was given, at once, and every history comes to rest.
 
 mod books;
 mod deliveries;
 mod history;
 mod mishap;
+mod outbox;
 mod people;
 mod rest;
 mod script;
@@ -27,6 +39,7 @@ mod setting;
 mod sink;
 mod state;
 mod store;
+mod swept;
 mod table;
 mod tally;
 mod wal;

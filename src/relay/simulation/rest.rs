@@ -120,6 +120,11 @@ impl World {
             let is_away = topic.is_some_and(|name| self.is_away(state, name));
             return (!is_away).then_some("it is to go");
         }
+        let id = self.script.events[row.number].row.id.clone();
+        let letter = self.brokers.borrow().refusals.get(&(id, Refusal::Letter)).copied();
+        if letter == Some(u32::MAX) {
+            return None;
+        }
         let name = self.letters(row.number);
         let is_away = name.as_deref().is_some_and(|name| self.is_away(state, name));
         (!is_away).then_some("it is to be given up")

@@ -122,7 +122,10 @@ impl Weather {
                 let id = event.row.id.clone();
                 brokers.refusals.insert((id.clone(), Refusal::Event), rng.u32(1..7));
                 match rng.u8(..6) {
-                    0 => brokers.refusals.insert((id, Refusal::Letter), rng.u32(1..5)),
+                    0 => {
+                        let times = if rng.u8(..4) == 0 { u32::MAX } else { rng.u32(1..5) };
+                        brokers.refusals.insert((id, Refusal::Letter), times)
+                    }
                     1 => brokers.refusals.insert((id, Refusal::WholeLetter), u32::MAX),
                     _ => None,
                 };

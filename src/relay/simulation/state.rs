@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::script::Row;
+use super::outbox::Row;
 use super::table::HeldTable;
 use super::tally::Tally;
 use crate::lsn::{Lsn, Position};

@@ -9,7 +9,8 @@ use fastrand::Rng;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::error::SqlState;
 
-use super::script::{Message, layouts};
+use super::outbox::layouts;
+use super::script::Message;
 use super::witness::Witness;
 use super::world::millis;
 use crate::lsn::Lsn;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::script::Row;
+use super::outbox::Row;
 use super::world::World;
 use crate::ack::{Ordinal, Seq};
 use crate::lsn::{Lsn, Position};
@@ -56,6 +56,8 @@ pub(super) struct Seen {
     /// The records of the fast way, by number.
     pub(super) seqs: HashMap<Seq, usize>,
     pub(super) alone: HashSet<Seq>,
+    /// Refused in a batch with others: from then on they go alone.
+    pub(super) suspects: HashSet<Seq>,
     /// What the rows of scheduled events said that were due, and which of them are not to go.
     pub(super) due: HashMap<usize, Row>,
     pub(super) not_due: HashMap<usize, Option<Row>>,
@@ -238,10 +240,13 @@ impl Witness {
                     let is_early = now < deadline && self.failed_at.get().is_none();
                     assert!(!is_early, "it does not drain, and has time");
                     let has_room = !world.is_full();
+                    // Nothing was wrong for long enough.
+                    let had_time = deadline >= world.calm_at + Duration::from_secs(60);
+                    let is_well = world.is_calm || had_time && self.has_place();
                     let (held, progress) =
                         (world.state.borrow().held(), &self.seen.borrow().progress);
                     assert!(
-                        !world.is_calm || !has_room,
+                        !is_well || !has_room || self.failed_at.get().is_some(),
                         "a stop had time, and did not drain: {held:?} of {:?}; {progress:?}",
                         world.flow.held
                     );

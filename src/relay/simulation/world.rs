@@ -10,14 +10,15 @@ use fastrand::Rng;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::script::{Row, Script};
+use super::outbox::Row;
+use super::script::Script;
 use super::setting::Setting;
 use super::state::{Standing, State};
 use super::tally::Tally;
 use crate::lsn::{Lsn, Position};
 use crate::relay::{DeadLetterConfig, FlowConfig};
 use crate::sink::memory::{Appended, Brokers};
-use crate::status::{Became, Change, HeldContent, HeldEvent, Hold, Orders, Reason, Verdict};
+use crate::status::{Became, Change, HeldEvent, Orders, Reason, Verdict};
 
 /// One history's database and brokers.
 pub(super) struct World {
@@ -38,8 +39,8 @@ pub(super) struct World {
     pub(super) state: RefCell<State>,
     rng: RefCell<Rng>,
     /// Per event that is in order, its lane and its place in that lane; and their events.
-    lanes: Vec<Option<(usize, usize)>>,
-    members: Vec<Vec<usize>>,
+    pub(super) lanes: Vec<Option<(usize, usize)>>,
+    pub(super) members: Vec<Vec<usize>>,
 }
 
 impl World {
@@ -70,60 +71,6 @@ impl World {
         };
         world.sweep();
         Rc::new(world)
-    }
-
-    /// What a sweep has left: what could go is in Kafka, the rest is held.
-    fn sweep(&self) {
-        let mut rng = self.fork();
-        let state = &mut *self.state.borrow_mut();
-        let mut is_closed = vec![false; self.members.len()];
-        for (number, event) in self.script.events.iter().enumerate().take(self.swept) {
-            let Appended { topic, parcel } = event.row.appended();
-            let lane = self.lanes[number].map(|(lane, _)| lane);
-            let is_behind = lane.is_some_and(|lane| is_closed[lane]);
-            let hold = if event.row.due.is_some() {
-                Hold { due: event.row.due, ..Hold::waiting(Reason::Scheduled) }
-            } else if event.row.is_misfit() {
-                Hold { exhausted: true, ..Hold::waiting(Reason::Dead) }
-            } else if is_behind {
-                Hold::waiting(Reason::Parked)
-            } else if rng.u8(..10) == 0 {
-                Hold::waiting(Reason::Topic)
-            } else {
-                self.brokers.borrow_mut().log.push(Appended { topic, parcel });
-                continue;
-            };
-            // A sweep that finds no room goes on later; these histories begin after it.
-            let (count, bytes) = state.held();
-            let size = event.row.payload.len() as u64 + 300;
-            let has_room = count < self.most_held() && bytes + size <= self.flow.held.bytes;
-            let hold = match hold.reason {
-                Reason::Topic | Reason::Parked if !has_room => {
-                    Hold { exhausted: true, ..Hold::waiting(Reason::Dead) }
-                }
-                _ => hold,
-            };
-            if let (Some(lane), Reason::Topic | Reason::Parked) = (lane, hold.reason) {
-                is_closed[lane] = true;
-            }
-            state.passed[number] = hold.reason == Reason::Dead;
-            state.was_held[number] = hold.reason != Reason::Scheduled;
-            let content = match hold.reason {
-                Reason::Scheduled => HeldContent::default(),
-                _ => event.row.content(),
-            };
-            let id = event.row.id.clone();
-            let event = HeldEvent { id, xid: 0, position: Position::ORIGIN, hold, content };
-            state.table.hold(number, &event);
-        }
-        for number in 0..self.swept {
-            if !state.table.has(number) {
-                state.standing[number] = Standing::Sent;
-                state.rows[number].as_mut().unwrap().is_pending = false;
-                state.noted[number] = true;
-            }
-        }
-        state.settled = self.swept;
     }
 
     /// Dice of its own for a part of the world.
@@ -322,6 +269,16 @@ impl World {
         let state = self.state.borrow();
         let is_given_up = state.standing[number] == Standing::GivenUp;
         state.noted[number] || is_given_up || state.table.has(number)
+    }
+
+    /// How many events are held that are to go, are scheduled, and are dead.
+    pub(super) fn held_counts(&self) -> (u64, u64, u64) {
+        let state = self.state.borrow();
+        let count = |reason: Reason| {
+            let rows = state.table.rows.values().filter(|row| row.hold.reason == reason);
+            rows.count() as u64
+        };
+        (state.held().0 as u64, count(Reason::Scheduled), count(Reason::Dead))
     }
 
     /// What operators want.
