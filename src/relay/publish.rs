@@ -298,6 +298,11 @@ impl<S: Sink> Publisher<S> {
         self.aside.want(seq, Leaving::new(self.window.lane(seq), hold, content));
     }
 
+    /// What chooses the event's partition.
+    pub(super) fn placement(&self, seq: Seq) -> Option<Placement> {
+        self.origin(seq).map(|origin| origin.placement)
+    }
+
     /// How often the event's row allows it to be tried.
     pub(super) fn max_attempts(&self, seq: Seq) -> Option<u32> {
         self.origin(seq).map(|origin| origin.max_attempts).filter(|most| *most > 0)

@@ -128,7 +128,8 @@ impl<S: Sink> Publisher<S> {
         else {
             return Ok(());
         };
-        let placement = Placement::Fixed(parcel.partition);
+        // The topic may have other partitions by now.
+        let placement = self.placement(seq).unwrap_or(Placement::Fixed(parcel.partition));
         let alone = self.alone.contains(&seq);
         self.waiting.entry(seq).or_insert(Waiting { topic, placement, parcel, alone });
         let name = self.topics.name(topic).unwrap_or_default().to_owned();
