@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use super::{CommandResult, Output, print_json};
 use crate::config::Config;
 use crate::failure::{Code, Failure};
-use crate::operate::relay_runs;
 use crate::postgres::{Slot, SqlSession};
 use crate::relay::SlotStatus;
+use crate::status::RelayRow;
 
 /// A relay that does not answer within this is not there.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -106,7 +106,7 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
         )
         .await
         .map_err(|error| read(error.into()))?;
-    let runs = relay_runs(&session, &relay.id).await.map_err(read)?;
+    let runs = RelayRow::lock_is_held(&session.client, &relay.id).await.map_err(read)?;
     let (state, error, position) = match &row {
         None => ("stopped".to_owned(), serde_json::Value::Null, String::new()),
         Some(row) => {

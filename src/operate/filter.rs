@@ -1,67 +1,20 @@
 //! Which of the held events are meant.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::SystemTime;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use crate::failure::{Code, Failure};
+use crate::status::Reason;
 
 /// How many are listed where nobody says how many.
 pub const LISTED: u32 = 1_000;
 /// The most that are listed, or acted on, at once.
 pub const MOST: u32 = 100_000;
 
-/// Why an event is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// Its delivery failed.
-    Retry,
-    /// Its topic takes no records.
-    Topic,
-    /// It is behind one of its key.
-    Parked,
-    /// It is not due.
-    Scheduled,
-    /// It was given up.
-    Dead,
-}
-
-impl Reason {
-    /// Every reason.
-    pub const ALL: [Reason; 5] =
-        [Reason::Retry, Reason::Topic, Reason::Parked, Reason::Scheduled, Reason::Dead];
-
-    /// As in `outboxd.held_event`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Reason::Retry => "retry",
-            Reason::Topic => "topic",
-            Reason::Parked => "parked",
-            Reason::Scheduled => "scheduled",
-            Reason::Dead => "dead",
-        }
-    }
-
-    pub(super) fn names(reasons: &[Reason]) -> Vec<&'static str> {
-        reasons.iter().map(|reason| reason.name()).collect()
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Reason {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Reason::ALL.into_iter().find(|reason| reason.name() == text);
-        found.ok_or_else(|| format!("expected one of {}", Reason::names(&Reason::ALL).join(", ")))
-    }
+/// As in `outboxd.held_event`.
+pub(super) fn names(reasons: &[Reason]) -> Vec<&'static str> {
+    reasons.iter().map(|reason| reason.name()).collect()
 }
 
 /// Conditions on held events; all of them must hold, and one that is not set always does.

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::filter::{LISTED, readable};
-use super::{Desk, Filter, Reason, failure};
+use super::filter::{LISTED, names, readable};
+use super::{Desk, Filter, failure};
 use crate::failure::{Code, Failure};
+use crate::status::Reason;
 
 /// Which held events are listed: both are kept in one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +143,7 @@ impl Desk<'_> {
         most: u32,
     ) -> Result<Vec<Row>, Failure> {
         let ids = (!filter.ids.is_empty()).then_some(&filter.ids);
-        let reasons = Reason::names(reasons);
+        let reasons = names(reasons);
         let limit = i64::from(filter.limit.unwrap_or(most));
         let keys = filter.keys();
         let parameters: [&(dyn ToSql + Sync); 10] = [

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::filter::LISTED;
 use super::held::{COLUMNS, CONDITIONS, HeldEvent};
-use super::{Desk, Filter, Reason};
+use super::{Desk, Filter};
 use crate::failure::Failure;
+use crate::status::Reason;
 
 /// A key of a topic, the event that it waits for, and how many wait behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -11,7 +11,7 @@ mod keys;
 mod pause;
 mod request;
 
-pub use filter::{Filter, LISTED, MOST, Reason};
+pub use filter::{Filter, LISTED, MOST};
 pub use held::{Held, HeldEvent};
 pub use keys::BlockedKey;
 pub use pause::{Pause, Paused};
@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep};
 use crate::failure::{Code, Failure};
 use crate::postgres::{Error, Slot, SqlSession};
 use crate::relay::{RelayConfig, fate_of};
+use crate::status::RelayRow;
 
 /// An operator's session at a relay's database.
 pub struct Desk<'a> {
@@ -63,26 +64,10 @@ impl<'a> Desk<'a> {
     }
 
     async fn relay_runs(&self) -> Result<bool, Failure> {
-        let runs = relay_runs(&self.session, &self.config.id).await;
+        let runs = RelayRow::lock_is_held(&self.session.client, &self.config.id).await;
         runs.map_err(|error| failure(&error, "look for the relay"))
     }
 }
-
-/// Whether a relay of that id runs: then it holds the id's advisory lock.
-///
-/// # Errors
-/// The connection broke.
-pub async fn relay_runs(session: &SqlSession, relay_id: &str) -> Result<bool, Error> {
-    Ok(session.client.query_one(RELAY_RUNS, &[&relay_id]).await?.get(0))
-}
-
-const RELAY_RUNS: &str = "\
-    SELECT EXISTS ( \
-        SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
-        WHERE d.datname = current_database() AND l.locktype = 'advisory' \
-          AND l.objsubid = 1 AND l.granted \
-          AND (l.classid::int8 << 32) | l.objid::int8 \
-              = hashtextextended('outboxd relay ' || $1, 0))";
 
 /// How far the relay has come with what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

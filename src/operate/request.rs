@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 use tokio_postgres::types::ToSql;
 
-use super::filter::MOST;
+use super::filter::{MOST, names};
 use super::held::not_held;
-use super::{BlockedKey, Desk, Filter, HeldEvent, Patience, Progress, Reason, failure};
+use super::{BlockedKey, Desk, Filter, HeldEvent, Patience, Progress, failure};
 use crate::failure::{Code, Failure};
+use crate::status::{Reason, Request};
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +37,12 @@ impl Action {
     }
 
     /// As the relay reads it.
-    const fn request(self) -> &'static str {
+    const fn request(self) -> Request {
         match self {
-            Action::Retry | Action::Redrive => "retry",
-            Action::Skip => "skip",
-            Action::Unblock => "unblock",
-            Action::Discard => "discard",
+            Action::Retry | Action::Redrive => Request::Retry,
+            Action::Skip => Request::Skip,
+            Action::Unblock => Request::Unblock,
+            Action::Discard => Request::Discard,
         }
     }
 
@@ -200,8 +201,8 @@ impl Desk<'_> {
     /// # Errors
     /// The connection broke.
     pub async fn file(&self, plan: &Plan) -> Result<Filed, Failure> {
-        let (events, reasons) = (plan.event_ids(), Reason::names(plan.action.possible()));
-        let (request, name) = (plan.action.request(), plan.action.name());
+        let (events, reasons) = (plan.event_ids(), names(plan.action.possible()));
+        let (request, name) = (plan.action.request().name(), plan.action.name());
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&self.config.id, &events, &request, &reasons, &self.actor, &name];
         self.begin().await?;

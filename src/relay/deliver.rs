@@ -213,34 +213,25 @@ impl<T> HeldWay<T> {
 
     /// The event is given up, and kept for whoever looks.
     fn bury<S: Sink>(&mut self, ordinal: Ordinal, publisher: &mut Publisher<S>) {
-        let Some(known) = self.events.get(&ordinal) else {
-            return;
-        };
-        tracing::warn!(
-            event_id = known.id,
-            attempts = known.hold.attempts,
-            "an event was given up"
-        );
-        let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..known.hold.clone() };
-        self.become_through(ordinal, Became::Held(hold), publisher);
+        if let Some(dead) = self.give_up(ordinal) {
+            self.become_through(ordinal, dead, publisher);
+        }
     }
 
     /// The same where no dead letter says so. Nothing of its key goes before that is durable: after a
     /// crash it would be tried again.
     fn bury_unheard(&mut self, ordinal: Ordinal) {
-        let Some(known) = self.events.get(&ordinal) else {
-            return;
-        };
-        tracing::warn!(
-            event_id = known.id,
-            attempts = known.hold.attempts,
-            "an event was given up"
-        );
-        let hold = Hold { reason: Reason::Dead, due: None, exhausted: true, ..known.hold.clone() };
-        let (id, xid) = (known.id.clone(), known.xid);
-        let became = Became::Held(hold);
-        self.changes.push(Change { ordinal, id, xid, became, answers: false });
-        self.freeze(ordinal);
+        if let Some(dead) = self.give_up(ordinal) {
+            self.note(ordinal, dead);
+            self.freeze(ordinal);
+        }
+    }
+
+    fn give_up(&self, ordinal: Ordinal) -> Option<Became> {
+        let Known { id, hold, .. } = self.events.get(&ordinal)?;
+        tracing::warn!(event_id = id, attempts = hold.attempts, "an event was given up");
+        let dead = Hold { reason: Reason::Dead, due: None, exhausted: true, ..hold.clone() };
+        Some(Became::Held(dead))
     }
 
     /// The event holds back its key no more; what became of it is to be made durable.
@@ -250,13 +241,19 @@ impl<T> HeldWay<T> {
         became: Became,
         publisher: &mut Publisher<S>,
     ) {
-        let Some(known) = self.leave_the_way(ordinal) else {
-            return;
-        };
-        known.stage = Stage::Through;
-        let (id, xid) = (known.id.clone(), known.xid);
-        self.changes.push(Change { ordinal, id, xid, became, answers: false });
-        self.pass(ordinal, publisher);
+        if let Some(known) = self.leave_the_way(ordinal) {
+            known.stage = Stage::Through;
+            self.note(ordinal, became);
+            self.pass(ordinal, publisher);
+        }
+    }
+
+    /// What became of an event is to be made durable.
+    fn note(&mut self, ordinal: Ordinal, became: Became) {
+        if let Some(Known { id, xid, .. }) = self.events.get(&ordinal) {
+            let (id, xid) = (id.clone(), *xid);
+            self.changes.push(Change { ordinal, id, xid, became, answers: false });
+        }
     }
 
     /// The event leaves its lane.
@@ -345,10 +342,9 @@ impl<T> HeldWay<T> {
         let attempts = known.hold.attempts + 1;
         let hold =
             publisher.retry.failed(attempts, known.max_attempts, failure.clone(), wall, dice);
-        let (id, xid, lane) = (known.id.clone(), known.xid, known.lane);
+        let (id, lane, due) = (&known.id, known.lane, hold.due);
         tracing::debug!(event_id = id, error = failure.message, attempts, "refused again");
         known.hold = Hold { error: None, ..hold.clone() };
-        let due = hold.due;
         if hold.exhausted && publisher.retry.on_exhausted == OnExhausted::Block {
             tracing::warn!(
                 event_id = id,
@@ -357,7 +353,7 @@ impl<T> HeldWay<T> {
             );
         }
         self.last_failure = Some(failure);
-        self.changes.push(Change { ordinal, id, xid, became: Became::Held(hold), answers: false });
+        self.note(ordinal, Became::Held(hold));
         self.lanes.put_back(lane, ordinal, due);
         publisher.park(lane);
         if let Some(due) = due {

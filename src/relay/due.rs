@@ -113,6 +113,5 @@ fn put<S: Sink, T: StatusStore + 'static>(
 
 fn change<S, T>(flow: &mut Flow<S, T>, entry: &HeldEntry, became: Became) {
     debug_assert_eq!(entry.hold.reason, Reason::Scheduled);
-    let (ordinal, id, xid) = (entry.ordinal, entry.id.clone(), entry.xid);
-    flow.held.changes.push(Change { ordinal, id, xid, became, answers: false });
+    flow.held.changes.push(Change::of(entry, became, false));
 }

@@ -25,7 +25,7 @@ use crate::lsn::Position;
 use crate::metrics::Meters;
 use crate::outbox::{Envelope, Mapper};
 use crate::sink::Sink;
-use crate::status::{EventTimes, HeldContent, Hold, Reason, StatusStore};
+use crate::status::{EventTimes, HeldContent, Hold, Reason, StatusStore, StoreError};
 
 /// Publishing and settling, side by side, and the held way around them.
 pub(super) struct Flow<S, T> {
@@ -43,6 +43,8 @@ pub(super) struct Flow<S, T> {
     shown: Option<(Instant, State)>,
     /// Whether something has happened since that is not shown yet.
     is_stale: bool,
+    /// Whether somebody else waits for the store: nothing new is started.
+    pub(super) gives_way: bool,
     /// Whether the held way is next to use the store.
     is_helds_turn: bool,
     was_full: bool,
@@ -60,7 +62,7 @@ const REPORTS_GATHER: Duration = Duration::from_millis(1);
 pub(super) enum Woken {
     Reported,
     Finished(Finished),
-    Redeemed(Redeemed),
+    Redeemed(Result<Redeemed, StoreError>),
     Noticed,
     Due,
 }
@@ -92,6 +94,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             totals: Totals::default(),
             shown: None,
             is_stale: false,
+            gives_way: false,
             is_helds_turn: false,
             was_full: false,
             timed: None,
@@ -215,24 +218,21 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
 
     /// Settling and the held way take turns.
     fn use_store(&mut self, now: Instant, wall: i64, at_once: bool) {
-        if self.settler.is_busy() || self.held.running.is_some() || self.settler.gives_way {
+        if self.is_busy() || self.gives_way {
             return;
         }
         if std::mem::take(&mut self.held.shows_failures) {
             self.settler.catch_up_soon(now);
         }
-        let Publisher { window, aside, .. } = &mut self.publisher;
         if self.is_helds_turn {
             self.held.start(&mut self.publisher, now, wall);
-            if self.held.running.is_none() {
-                let Publisher { window, aside, .. } = &mut self.publisher;
-                self.settler.start(window, aside, now, at_once);
-            }
-        } else {
+        }
+        if self.held.running.is_none() {
+            let Publisher { window, aside, .. } = &mut self.publisher;
             self.settler.start(window, aside, now, at_once);
-            if !self.settler.is_busy() {
-                self.held.start(&mut self.publisher, now, wall);
-            }
+        }
+        if !self.settler.is_busy() {
+            self.held.start(&mut self.publisher, now, wall);
         }
         self.is_helds_turn = self.settler.is_busy();
     }
@@ -333,8 +333,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 }
             }
             Woken::Redeemed(redeemed) => {
+                let redeemed = redeemed.map_err(|error| of_store(&error))?;
                 let followed = self.held.complete(redeemed, &mut self.publisher, now);
-                let followed = followed.map_err(|error| of_store(&error))?;
                 if followed.deferred > 0 {
                     self.settler.catch_up_soon(now + Duration::from_secs(1));
                 }
@@ -407,13 +407,14 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         };
         let trouble = stall.as_ref().or_else(|| self.trouble());
         board.show_state(state, trouble);
+        let held = self.held.count();
         let lag = self.settler.oldest_committed().filter(|_| window.open() > 0);
         let lag = lag.map_or(0.0, |committed| seconds(wall_clock() - committed));
         board.update(|status| {
             status.totals = board.totals;
             status.in_flight.events = window.open();
             status.in_flight.bytes = window.bytes();
-            status.held = self.held.count();
+            status.held = held;
             status.blocked_keys = self.held.lanes.lanes();
             status.lag_seconds = (lag * 1e3).round() / 1e3;
             status.position = self.settler.position().to_string();
@@ -423,7 +424,6 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         self.meters.lag_seconds.set(lag);
         self.meters.new_count.set(float(window.open()));
         self.meters.queue_depth.set(float(window.unacked()));
-        let held = self.held.count();
         self.meters.failed_count.set(float(held.retry + held.dead));
         let Held { retry, parked, scheduled, topic, dead } = held;
         self.meters.show_held([retry, parked, scheduled, topic, dead]);

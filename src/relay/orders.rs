@@ -23,7 +23,7 @@ impl<T> HeldWay<T> {
         wall: Moment,
     ) {
         // What is being read is not to be changed meanwhile.
-        if matches!(self.running, Some(Running::Orders(_) | Running::Page(_))) {
+        if self.running.as_ref().is_some_and(Running::reads_requests) {
             return;
         }
         if self.put_off.iter().any(|ordinal| !self.is_under_way(*ordinal)) {
@@ -113,8 +113,7 @@ impl<T> HeldWay<T> {
     }
 
     fn change(&mut self, entry: &HeldEntry, became: Became) {
-        let (ordinal, id, xid) = (entry.ordinal, entry.id.clone(), entry.xid);
-        self.changes.push(Change { ordinal, id, xid, became, answers: true });
+        self.changes.push(Change::of(entry, became, true));
     }
 
     /// That the event has no attempt left is durable: its dead letter is due.

@@ -27,35 +27,38 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 /// Changes that are made durable at once.
 const CHANGES_AT_ONCE: usize = 1000;
 
-type Work<R> = Pin<Box<dyn Future<Output = R>>>;
-
 /// What the held way does with the store.
-pub(super) enum Running {
-    Redeem(Vec<Change>, Work<Result<Settled, StoreError>>),
-    Load(Vec<Ordinal>, Work<Result<Vec<HeldBody>, StoreError>>),
-    Orders(Work<Result<Orders, StoreError>>),
-    Page(Work<Result<Vec<HeldEntry>, StoreError>>),
-    Rows(Vec<HeldEntry>, Work<Result<Vec<DueRow>, StoreError>>),
-    Remember(Work<Result<(), StoreError>>),
+pub(super) struct Running {
+    /// How many events it makes durable.
+    changes: usize,
+    /// Whether it reads what operators must not change meanwhile.
+    reads_requests: bool,
+    work: Pin<Box<dyn Future<Output = Result<Redeemed, StoreError>>>>,
 }
 
 /// What it has done.
 pub(super) enum Redeemed {
-    Redeem(Result<Settled, StoreError>),
-    Load(Result<Vec<HeldBody>, StoreError>),
-    Orders(Result<Orders, StoreError>),
-    Page(Result<Vec<HeldEntry>, StoreError>),
-    Rows(Result<Vec<DueRow>, StoreError>),
-    Remember(Result<(), StoreError>),
+    Changes(Vec<Change>, Settled),
+    Bodies(Vec<Ordinal>, Vec<HeldBody>),
+    Orders(Orders),
+    Page(Vec<HeldEntry>),
+    Rows(Vec<HeldEntry>, Vec<DueRow>),
+    Remembered,
 }
 
 impl Running {
+    fn new(work: impl Future<Output = Result<Redeemed, StoreError>> + 'static) -> Self {
+        Self { changes: 0, reads_requests: false, work: Box::pin(work) }
+    }
+
     /// How many events it makes durable.
     pub(super) fn changes(&self) -> usize {
-        match self {
-            Running::Redeem(changes, _) => changes.len(),
-            _ => 0,
-        }
+        self.changes
+    }
+
+    /// Whether it reads what operators must not change meanwhile.
+    pub(super) fn reads_requests(&self) -> bool {
+        self.reads_requests
     }
 }
 
@@ -82,40 +85,49 @@ impl<T: StatusStore + 'static> HeldWay<T> {
         let store = Rc::clone(&self.store);
         // What was answered is not to be read again.
         let is_answered = self.changes.iter().all(|change| !change.answers);
-        if is_answered && std::mem::take(&mut self.has_orders) {
-            self.running = Some(Running::Orders(Box::pin(async move { store.orders().await })));
+        self.running = if is_answered && std::mem::take(&mut self.has_orders) {
+            let work = async move { store.orders().await.map(Redeemed::Orders) };
+            Some(Running { reads_requests: true, ..Running::new(work) })
         } else if !self.changes.is_empty() && self.locked_until.is_none_or(|until| until <= now) {
             self.locked_until = None;
             let count = self.changes.len().min(CHANGES_AT_ONCE);
             let changes: Vec<Change> = self.changes.drain(..count).collect();
-            let (given, swept) = (changes.clone(), self.swept);
-            let work = Box::pin(async move {
+            let swept = self.swept;
+            let work = async move {
                 failpoint::pass("before_redeem");
-                let done = store.redeem(&given, swept).await;
+                let done = store.redeem(&changes, swept).await;
                 failpoint::pass("after_redeem");
-                done
-            });
-            self.running = Some(Running::Redeem(changes, work));
+                Ok(Redeemed::Changes(changes, done?))
+            };
+            Some(Running { changes: count, ..Running::new(work) })
         } else if !publisher.topics.learned.is_empty() {
             let learned = std::mem::take(&mut publisher.topics.learned);
-            let work = Box::pin(async move { store.remember_partitions(&learned).await });
-            self.running = Some(Running::Remember(work));
+            let work = async move {
+                store.remember_partitions(&learned).await.map(|()| Redeemed::Remembered)
+            };
+            Some(Running::new(work))
         } else if let Some(ordinals) = self.next_to_load() {
-            let asked = ordinals.clone();
-            let work = Box::pin(async move { store.bodies(&asked).await });
-            self.running = Some(Running::Load(ordinals, work));
+            let work = async move {
+                let bodies = store.bodies(&ordinals).await?;
+                Ok(Redeemed::Bodies(ordinals, bodies))
+            };
+            Some(Running::new(work))
         } else if self.changes.is_empty()
             && let Some(after) = self.schedule.wants_page()
         {
             // A page has to say what became of events, also of those that somebody had locked.
-            let work = Box::pin(async move { store.scheduled(after).await });
-            self.running = Some(Running::Page(work));
+            let work = async move { store.scheduled(after).await.map(Redeemed::Page) };
+            Some(Running { reads_requests: true, ..Running::new(work) })
         } else if !self.is_paused && self.schedule.is_due(wall) {
             let due = self.schedule.take_due(wall);
-            let asked = due.clone();
-            let work = Box::pin(async move { store.due_rows(&asked).await });
-            self.running = Some(Running::Rows(due, work));
-        }
+            let work = async move {
+                let rows = store.due_rows(&due).await?;
+                Ok(Redeemed::Rows(due, rows))
+            };
+            Some(Running::new(work))
+        } else {
+            None
+        };
     }
 
     /// The events whose bodies are read next. What became of an event comes first: a dead letter
@@ -136,33 +148,24 @@ impl<T: StatusStore + 'static> HeldWay<T> {
     }
 
     /// Waits for what is under way; for ever if nothing is. Cancel-safe.
-    pub(super) async fn finished(&mut self) -> Redeemed {
+    pub(super) async fn finished(&mut self) -> Result<Redeemed, StoreError> {
         match &mut self.running {
             None => std::future::pending().await,
-            Some(Running::Redeem(_, work)) => Redeemed::Redeem(work.await),
-            Some(Running::Load(_, work)) => Redeemed::Load(work.await),
-            Some(Running::Orders(work)) => Redeemed::Orders(work.await),
-            Some(Running::Page(work)) => Redeemed::Page(work.await),
-            Some(Running::Rows(_, work)) => Redeemed::Rows(work.await),
-            Some(Running::Remember(work)) => Redeemed::Remember(work.await),
+            Some(running) => running.work.as_mut().await,
         }
     }
 
     /// Takes in what [`HeldWay::finished`] gave.
-    ///
-    /// # Errors
-    /// The store could not do it.
     pub(super) fn complete<S: Sink>(
         &mut self,
         redeemed: Redeemed,
         publisher: &mut Publisher<S>,
         now: Instant,
-    ) -> Result<Followed, StoreError> {
-        let running = self.running.take();
+    ) -> Followed {
+        self.running = None;
         let mut followed = Followed::default();
-        match (redeemed, running) {
-            (Redeemed::Redeem(result), Some(Running::Redeem(changes, _))) => {
-                let settled = result?;
+        match redeemed {
+            Redeemed::Changes(changes, settled) => {
                 followed.deferred = settled.deferred;
                 let mut locked = Vec::new();
                 for change in changes {
@@ -179,27 +182,21 @@ impl<T: StatusStore + 'static> HeldWay<T> {
                     self.changes.splice(0..0, locked);
                 }
             }
-            (Redeemed::Load(result), Some(Running::Load(asked, _))) => {
-                self.loaded(result?);
+            Redeemed::Bodies(asked, bodies) => {
+                self.loaded(bodies);
                 for ordinal in asked {
                     self.vanish_unless_loaded(ordinal, publisher);
                 }
             }
-            (Redeemed::Orders(result), _) => {
-                let mut orders = result?;
+            Redeemed::Orders(mut orders) => {
                 self.requests = orders.requests.drain(..).collect();
                 followed.orders = Some(orders);
             }
-            (Redeemed::Page(result), _) => self.schedule.add_page(result?),
-            (Redeemed::Rows(result), Some(Running::Rows(due, _))) => {
-                self.schedule.rows.extend(due.into_iter().zip(result?));
-            }
-            (Redeemed::Remember(result), _) => result?,
-            (Redeemed::Redeem(result), _) => followed.deferred = result?.deferred,
-            (Redeemed::Load(result), _) => self.loaded(result?),
-            (Redeemed::Rows(result), _) => drop(result?),
+            Redeemed::Page(page) => self.schedule.add_page(page),
+            Redeemed::Rows(due, rows) => self.schedule.rows.extend(due.into_iter().zip(rows)),
+            Redeemed::Remembered => {}
         }
-        Ok(followed)
+        followed
     }
 
     /// What became of an event is durable.

@@ -173,7 +173,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let mut more = true;
         while more {
             let now = Instant::now();
-            self.flow.settler.gives_way = self.can_ask();
+            self.flow.gives_way = self.can_ask();
             let may_repeat = self.flow.settler.position().commit < self.swept_until;
             self.flow.held.swept = may_repeat;
             self.flow.settler.swept_before = may_repeat;

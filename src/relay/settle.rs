@@ -45,8 +45,6 @@ pub(super) struct Settler<T> {
     pub(super) swept: bool,
     /// Whether the stream may bring scheduled events again that a sweep has held.
     pub(super) swept_before: bool,
-    /// Whether somebody else waits for the store: nothing new is started.
-    pub(super) gives_way: bool,
     running: Option<Running>,
     spare: Batch,
     catch_up: CatchUp,
@@ -92,7 +90,6 @@ impl<T: StatusStore + 'static> Settler<T> {
             since: None,
             swept: false,
             swept_before: false,
-            gives_way: false,
             running: None,
             spare: Batch::default(),
             // An earlier run may have left some.
@@ -147,7 +144,7 @@ impl<T: StatusStore + 'static> Settler<T> {
         at_once: bool,
     ) {
         // One at a time: both use one session, and a run can be a transaction of many statements.
-        if self.running.is_some() || self.gives_way {
+        if self.running.is_some() {
             return;
         }
         self.start_catching_up(now);

@@ -1,5 +1,8 @@
 //! What is kept of events that are held, and what becomes of them.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::ack::{Moment, Ordinal};
 use crate::failure::Failure;
 use crate::lsn::Position;
@@ -22,6 +25,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Reason; 5] =
+        [Reason::Retry, Reason::Topic, Reason::Parked, Reason::Scheduled, Reason::Dead];
+
     /// As in `outboxd.held_event` and in the label of `outbox_held_events`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -32,11 +39,20 @@ impl Reason {
             Reason::Dead => "dead",
         }
     }
+}
 
-    /// The reason of that name.
-    pub fn by_name(name: &str) -> Option<Self> {
-        let all = [Reason::Retry, Reason::Topic, Reason::Parked, Reason::Scheduled, Reason::Dead];
-        all.into_iter().find(|reason| reason.name() == name)
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Reason {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Reason::ALL.into_iter().find(|reason| reason.name() == text);
+        found.ok_or_else(|| format!("expected one of {}", Reason::ALL.map(Reason::name).join(", ")))
     }
 }
 
@@ -155,6 +171,13 @@ pub struct Change {
     pub answers: bool,
 }
 
+impl Change {
+    /// What became of `entry`; `answers` says whether an operator asked for it.
+    pub fn of(entry: &HeldEntry, became: Became, answers: bool) -> Self {
+        Self { ordinal: entry.ordinal, id: entry.id.clone(), xid: entry.xid, became, answers }
+    }
+}
+
 /// What became of a held event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Became {
@@ -222,16 +245,24 @@ pub enum Request {
 }
 
 impl Request {
-    /// The request of that name in `outboxd.held_event`.
+    /// Every request.
+    const ALL: [Request; 5] =
+        [Request::Retry, Request::Skip, Request::Discard, Request::Unblock, Request::Publish];
+
+    /// As in `outboxd.held_event`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Request::Retry => "retry",
+            Request::Skip => "skip",
+            Request::Discard => "discard",
+            Request::Unblock => "unblock",
+            Request::Publish => "publish",
+        }
+    }
+
+    /// The request of that name.
     pub fn by_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "retry" => Request::Retry,
-            "skip" => Request::Skip,
-            "discard" => Request::Discard,
-            "unblock" => Request::Unblock,
-            "publish" => Request::Publish,
-            _ => return None,
-        })
+        Request::ALL.into_iter().find(|request| request.name() == name)
     }
 }
 

@@ -255,8 +255,8 @@ pub(super) async fn scheduled_entries(
 
 fn entry(row: &Row) -> Result<HeldEntry, Error> {
     let number = |place: usize| u32::try_from(row.get::<_, i32>(place)).unwrap_or(0);
-    let reason = Reason::by_name(row.get(5));
-    let reason = reason.ok_or_else(|| Error::Protocol("a reason that is none".into()))?;
+    let reason = row.get::<_, &str>(5).parse();
+    let reason = reason.map_err(|_| Error::Protocol("a reason that is none".into()))?;
     let due: Option<i64> = row.get(8);
     let due = match reason {
         Reason::Topic | Reason::Parked => Some(0),

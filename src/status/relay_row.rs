@@ -66,8 +66,18 @@ impl From<&Failure> for LastError {
     }
 }
 
-/// The relay's advisory lock: one number per relay id and database.
-const LOCK: &str = "SELECT pg_try_advisory_lock(hashtextextended('outboxd relay ' || $1, 0))";
+/// The number of the advisory lock of the relay `$1`; each database has its own.
+const LOCK: &str = "hashtextextended('outboxd relay ' || $1, 0)";
+
+/// The session that has the lock of the relay `$1`, as `l`.
+fn holder() -> String {
+    format!(
+        "FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+         WHERE d.datname = current_database() AND l.locktype = 'advisory' \
+           AND l.objsubid = 1 AND l.granted \
+           AND (l.classid::int8 << 32) | l.objid::int8 = {LOCK}"
+    )
+}
 
 impl RelayRow {
     /// Tries to take the relay's place: its lock, which lives as long as this session, and with it
@@ -80,7 +90,8 @@ impl RelayRow {
         relay_id: &str,
         holder: &str,
     ) -> Result<Option<Self>, Error> {
-        if !client.query_one(LOCK, &[&relay_id]).await?.get::<_, bool>(0) {
+        let lock = format!("SELECT pg_try_advisory_lock({LOCK})");
+        if !client.query_one(&lock, &[&relay_id]).await?.get::<_, bool>(0) {
             return Ok(None);
         }
         let row = client
@@ -102,9 +113,18 @@ impl RelayRow {
     /// # Errors
     /// The connection broke, or it took too long.
     pub async fn wait_for_lock(client: &Client, relay_id: &str) -> Result<(), Error> {
-        let sql = "SELECT pg_advisory_lock(hashtextextended('outboxd relay ' || $1, 0))";
-        client.execute(sql, &[&relay_id]).await?;
+        let lock = format!("SELECT pg_advisory_lock({LOCK})");
+        client.execute(&lock, &[&relay_id]).await?;
         Ok(())
+    }
+
+    /// Whether a session has the lock: then a relay of that id runs.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn lock_is_held(client: &Client, relay_id: &str) -> Result<bool, Error> {
+        let sql = format!("SELECT EXISTS (SELECT {})", holder());
+        Ok(client.query_one(&sql, &[&relay_id]).await?.get(0))
     }
 
     /// Whether the session `pid` waits for an advisory lock.
@@ -122,13 +142,8 @@ impl RelayRow {
     /// # Errors
     /// The connection broke, or the session is not ours to end.
     pub async fn end_holder(client: &Client, relay_id: &str, ours: i32) -> Result<i64, Error> {
-        let sql = "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks l \
-             JOIN pg_database d ON d.oid = l.database AND d.datname = current_database() \
-             CROSS JOIN (SELECT hashtextextended('outboxd relay ' || $1, 0) AS key) k \
-             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid <> $2 \
-               AND l.classid = ((k.key >> 32) & 4294967295)::oid \
-               AND l.objid = (k.key & 4294967295)::oid";
-        Ok(client.query_one(sql, &[&relay_id, &ours]).await?.get(0))
+        let sql = format!("SELECT count(pg_terminate_backend(l.pid)) {} AND l.pid <> $2", holder());
+        Ok(client.query_one(&sql, &[&relay_id, &ours]).await?.get(0))
     }
 
     fn read(row: &Row) -> Result<Self, Error> {
