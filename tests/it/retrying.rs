@@ -239,8 +239,9 @@ async fn s21_beyond_the_bound_nothing_more_is_read_and_draining_goes_on() {
     relay.wait_for_state("stalled").await;
     assert_eq!(relay.status().await["last_error"]["code"], "OBX-4010");
     let held = "SELECT count(*) FROM outboxd.held_event WHERE reason IN ('topic', 'parked')";
-    stays("the bound", Duration::from_secs(2), || async { small.database.count(held).await == 50 })
-        .await;
+    let is_at_the_bound = || async { small.database.count(held).await == 50 };
+    eventually("as many events to be held as may be", SOON, is_at_the_bound).await;
+    stays("the bound", Duration::from_secs(2), is_at_the_bound).await;
     small.kafka.create_topic(&missing, 2, &[]).await;
     small.wait_for_sent(201).await;
     assert_eq!(small.kafka.wait_for(&small.topic, 1).await[0].event_id(), last);
