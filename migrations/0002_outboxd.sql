@@ -10,6 +10,8 @@ CREATE TABLE IF NOT EXISTS outboxd.relay (
     -- Every event at or before this position is settled, and none after it.
     position_lsn   pg_lsn      NOT NULL DEFAULT '0/0',
     position_index bigint      NOT NULL DEFAULT 0,
+    -- The slot was confirmed up to here at most: further on, somebody else has moved it.
+    confirmable_lsn pg_lsn     NOT NULL DEFAULT '0/0',
     -- The server that the position belongs to.
     system_id      text,
     timeline       int,

@@ -45,6 +45,8 @@ pub enum Code {
     SlotMissing,
     /// The slot was invalidated.
     SlotLost,
+    /// Somebody moved the slot past what the relay confirmed.
+    SlotMoved,
     /// The slot is of another kind.
     SlotUnsuitable,
     /// Something keeps the slot from being created.
@@ -105,7 +107,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 46] = [
+    pub const ALL: [Code; 47] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -124,6 +126,7 @@ impl Code {
         Code::PublicationUnsuitable,
         Code::SlotMissing,
         Code::SlotLost,
+        Code::SlotMoved,
         Code::SlotUnsuitable,
         Code::SlotBlocked,
         Code::SlotInUse,
@@ -178,6 +181,7 @@ impl Code {
             Code::SlotUnsuitable => 2032,
             Code::SlotBlocked => 2033,
             Code::SlotInUse => 2034,
+            Code::SlotMoved => 2035,
             Code::IdentityChanged => 2040,
             Code::Protocol => 3001,
             Code::LayoutChanged => 3002,
@@ -247,6 +251,10 @@ impl Code {
             Code::SlotLost => {
                 "run `outboxd slot recover`, then start again, which publishes every row that is \
                  unsent; raise max_slot_wal_keep_size"
+            }
+            Code::SlotMoved => {
+                "rows were left out: run `outboxd slot recover`, then start again, which publishes every \
+                 row that is unsent; let nothing else read or advance the slot"
             }
             Code::SlotUnsuitable => "name another slot in postgres.slot, or drop this one",
             Code::SlotBlocked => {
@@ -345,9 +353,11 @@ impl Code {
             | Code::ProducerFatal
             | Code::DemoBroken
             | Code::Bug => 70,
-            Code::PublicationLost | Code::SlotMissing | Code::SlotLost | Code::IdentityChanged => {
-                73
-            }
+            Code::PublicationLost
+            | Code::SlotMissing
+            | Code::SlotLost
+            | Code::SlotMoved
+            | Code::IdentityChanged => 73,
             Code::Fenced => 75,
             Code::PostgresAuth | Code::PostgresPermission | Code::TopicDenied => 77,
             Code::Config

@@ -156,6 +156,12 @@ impl Tracker {
         }
     }
 
+    /// The watermark once every event before `until` is settled, as far as is known by now.
+    pub(super) fn watermark_after(&self, until: Seq) -> Lsn {
+        let reached = self.fences.iter().take_while(|fence| fence.before <= until);
+        reached.map(|fence| fence.lsn).fold(self.watermark, Lsn::max)
+    }
+
     /// The highest LSN before which everything is settled. Never goes down.
     pub(super) fn watermark(&self) -> Lsn {
         self.watermark

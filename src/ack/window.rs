@@ -201,6 +201,11 @@ impl Window {
         self.tracker.watermark()
     }
 
+    /// What [`Window::watermark`] will be at least once `prefix` is settled.
+    pub fn watermark_after(&self, prefix: &Prefix) -> Lsn {
+        self.tracker.watermark_after(prefix.until)
+    }
+
     /// Events that were read and are not settled.
     pub fn open(&self) -> u64 {
         self.tracker.open()

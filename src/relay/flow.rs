@@ -21,7 +21,7 @@ use super::{FlowConfig, misfit};
 use crate::ack::Seq;
 use crate::failpoint;
 use crate::failure::{Code, Failure};
-use crate::lsn::Position;
+use crate::lsn::{Lsn, Position};
 use crate::metrics::Meters;
 use crate::outbox::{Envelope, Mapper};
 use crate::sink::Sink;
@@ -235,6 +235,11 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             self.held.start(&mut self.publisher, now, wall);
         }
         self.is_helds_turn = self.settler.is_busy();
+    }
+
+    /// What may be confirmed: it is settled, and the database knows that it may be.
+    pub(super) fn confirmable(&self) -> Lsn {
+        self.publisher.window.watermark().min(self.settler.confirmable())
     }
 
     /// Whether the store is in use.

@@ -11,6 +11,7 @@ mod aside;
 mod board;
 mod capture;
 mod confirm;
+mod confirmable;
 mod create;
 mod deliver;
 mod disposition;
@@ -174,7 +175,10 @@ impl RelayConfig {
     /// Whether the relay recovers from such a failure by itself.
     fn recovers(&self, code: Code) -> bool {
         self.on_slot_lost == OnSlotLost::Recover
-            && matches!(code, Code::SlotLost | Code::SlotMissing | Code::IdentityChanged)
+            && matches!(
+                code,
+                Code::SlotLost | Code::SlotMissing | Code::SlotMoved | Code::IdentityChanged
+            )
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::failure::{Code, Failure};
 use crate::lsn::Lsn;
 use crate::postgres::{Identity, Slot};
-use crate::status::RelayRow;
+use crate::status::{RelayRow, Sweep};
 
 /// What became of the stream that the stored position belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,10 @@ impl Past {
             return lost(Code::IdentityChanged, text);
         }
         let is_new_timeline = known.timeline != identity.timeline;
+        // A sweep that is due finds what was left out.
+        let is_moved = row.confirmable.is_valid()
+            && confirmed > row.confirmable
+            && row.sweep != Sweep::Incomplete;
         match now.slot {
             None => {
                 let position = row.position;
@@ -71,6 +75,13 @@ impl Past {
             }
             Some(_) if is_new_timeline && now.knows_unsent => Past::Forked,
             Some(_) if is_new_timeline => elsewhere(),
+            Some(_) if is_moved => {
+                let known = row.confirmable;
+                let text = format!(
+                    "slot \"{name}\" was moved to {confirmed}; the relay confirmed {known} at most"
+                );
+                lost(Code::SlotMoved, text)
+            }
             Some(_) => Past::Whole,
         }
     }
@@ -80,7 +91,6 @@ impl Past {
 mod tests {
     use super::*;
     use crate::lsn::Position;
-    use crate::status::Sweep;
 
     fn row(timeline: i32, position: u64) -> RelayRow {
         let identity = Identity { system_id: "7".to_owned(), timeline };
@@ -89,6 +99,7 @@ mod tests {
             position: Position { commit: Lsn::from_wire(position), index: 0 },
             identity: Some(identity),
             publication: None,
+            confirmable: Lsn::INVALID,
             sweep: Sweep::Complete,
             sweep_until: Lsn::INVALID,
         }
@@ -150,6 +161,13 @@ mod tests {
             let past = judge(&row, slot, system_id, true);
             assert_eq!(code(&past), Some(expected), "{row:?} {slot:?}");
         }
+        let confirmable = Lsn::from_wire(0x90);
+        let told = RelayRow { confirmable, ..row(2, 0x80) };
+        assert_eq!(judge(&told, Some(&slot("reserved", "0/90")), "7", true), Past::Whole);
+        let past = judge(&told, Some(&slot("reserved", "0/91")), "7", true);
+        assert_eq!(code(&past), Some(Code::SlotMoved), "somebody else confirmed");
+        let swept = RelayRow { sweep: Sweep::Incomplete, ..told };
+        assert_eq!(judge(&swept, Some(&slot("reserved", "0/91")), "7", true), Past::Whole);
         let never_read = RelayRow { identity: None, ..row(2, 0) };
         let past = judge(&never_read, Some(&slot("lost", "0/80")), "7", true);
         assert_eq!(code(&past), Some(Code::SlotLost));

@@ -273,6 +273,7 @@ impl Place {
         self.row = RelayRow {
             epoch,
             position: Position::ORIGIN,
+            confirmable: Lsn::INVALID,
             identity: None,
             publication: None,
             sweep,

@@ -116,8 +116,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             if self.is_draining && self.is_empty() {
                 break End::Stopped { drained: true };
             }
-            let watermark = self.flow.publisher.window.watermark();
-            let feedback_due = self.confirmer.due(watermark);
+            let feedback_due = self.confirmer.due(self.flow.confirmable());
             let reads = self.reads();
             let patient = reads && self.stream.gathers();
             tokio::select! {
@@ -150,9 +149,10 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         self.finish(end, board).await
     }
 
-    /// Whether everything that was read is settled.
+    /// Whether everything that was read is settled, and can be confirmed.
     fn is_empty(&self) -> bool {
-        self.in_question.is_none() && self.flow.is_empty()
+        let watermark = self.flow.publisher.window.watermark();
+        self.in_question.is_none() && self.flow.is_empty() && self.flow.confirmable() == watermark
     }
 
     /// Whether there is a question, and room for the event that it is about.
@@ -182,7 +182,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
             let is_behind = self.before.flushed.is_valid();
             let state = if is_behind { State::CatchingUp } else { State::Streaming };
             self.flow.show(board, state, now);
-            if more && self.confirmer.due(self.flow.publisher.window.watermark()) <= now {
+            if more && self.confirmer.due(self.flow.confirmable()) <= now {
                 self.feed_back().await?;
             }
         }
@@ -286,9 +286,8 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
 
     /// Tells the server how far we are.
     async fn feed_back(&mut self) -> Result<(), Fate> {
-        let watermark = self.flow.publisher.window.watermark();
         let time = wall_clock() - POSTGRES_EPOCH_MICROS;
-        let feedback = self.confirmer.feedback(watermark, Instant::now(), time);
+        let feedback = self.confirmer.feedback(self.flow.confirmable(), Instant::now(), time);
         failpoint::pass("before_confirm");
         let sent = self.stream.send(feedback).await;
         failpoint::pass("after_confirm");

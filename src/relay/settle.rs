@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::aside::{Aside, Leaving, Taken};
+use super::confirmable::Confirmable;
 use crate::ack::{Ordinal, Prefix, Seq, Window};
 use crate::failpoint;
-use crate::lsn::Position;
+use crate::lsn::{Lsn, Position};
 use crate::metrics::Meters;
 use crate::status::{
     Batch, CaughtUp, EventQueue, EventTimes, HeldEntry, HeldEvent, Settled, StatusStore, StoreError,
@@ -47,6 +48,7 @@ pub(super) struct Settler<T> {
     pub(super) swept_before: bool,
     running: Option<Running>,
     spare: Batch,
+    confirmable: Confirmable,
     catch_up: CatchUp,
     meters: Meters,
 }
@@ -92,6 +94,7 @@ impl<T: StatusStore + 'static> Settler<T> {
             swept_before: false,
             running: None,
             spare: Batch::default(),
+            confirmable: Confirmable::default(),
             // An earlier run may have left some.
             catch_up: CatchUp {
                 due: Some(now),
@@ -111,6 +114,11 @@ impl<T: StatusStore + 'static> Settler<T> {
     /// Everything at or before it is settled.
     pub(super) fn position(&self) -> Position {
         self.position
+    }
+
+    /// Up to here the slot may be confirmed, as far as that is durable.
+    pub(super) fn confirmable(&self) -> Lsn {
+        self.confirmable.durable()
     }
 
     /// Remembers an event, in the order of the window's numbers.
@@ -144,7 +152,7 @@ impl<T: StatusStore + 'static> Settler<T> {
         at_once: bool,
     ) {
         // One at a time: both use one session, and a run can be a transaction of many statements.
-        if self.running.is_some() {
+        if self.running.is_some() || self.confirmable.is_busy() {
             return;
         }
         self.start_catching_up(now);
@@ -153,6 +161,7 @@ impl<T: StatusStore + 'static> Settler<T> {
         }
         let Some(prefix) = window.prefix(self.config.batch) else {
             self.since = None;
+            self.confirmable.start(&self.store, window.watermark(), now, at_once);
             return;
         };
         let since = *self.since.get_or_insert(now);
@@ -167,6 +176,7 @@ impl<T: StatusStore + 'static> Settler<T> {
         self.first = prefix.until;
         batch.from = self.position;
         batch.to = prefix.position;
+        batch.confirmable = window.watermark_after(&prefix);
         let (leaving, came_due) = fill(&mut batch, aside, &prefix, window);
         batch.swept = self.swept || self.swept_before && !came_due.is_empty();
         let store = Rc::clone(&self.store);
@@ -193,13 +203,15 @@ impl<T: StatusStore + 'static> Settler<T> {
         if self.is_busy() {
             return None;
         }
-        let batch = self.since.map(|since| since + self.config.interval);
-        [batch, self.catch_up.due].into_iter().flatten().min()
+        let settle = self.since.map(|since| since + self.config.interval);
+        // What is settled is confirmable without more ado.
+        let run = settle.or(self.confirmable.next_due());
+        [run, self.catch_up.due].into_iter().flatten().min()
     }
 
     /// Whether a transaction is under way.
     pub(super) fn is_busy(&self) -> bool {
-        self.running.is_some() || self.catch_up.running.is_some()
+        self.running.is_some() || self.catch_up.running.is_some() || self.confirmable.is_busy()
     }
 
     /// Waits for what is under way; for ever if nothing is. Cancel-safe.
@@ -220,6 +232,7 @@ impl<T: StatusStore + 'static> Settler<T> {
             biased;
             (batch, result) = running => Finished::Settled(batch, result),
             result = catching_up => Finished::CaughtUp(result),
+            result = self.confirmable.finished() => Finished::Allowed(result),
         }
     }
 
@@ -242,6 +255,7 @@ impl<T: StatusStore + 'static> Settler<T> {
     ) -> Result<SettledRun, StoreError> {
         let mut run = SettledRun::default();
         match finished {
+            Finished::Allowed(result) => self.confirmable.complete(result?),
             Finished::CaughtUp(result) => {
                 self.catch_up.running = None;
                 match result? {
@@ -273,6 +287,7 @@ impl<T: StatusStore + 'static> Settler<T> {
                     entry.ordinal = *ordinal;
                 }
                 self.position = batch.to;
+                self.confirmable.settled(batch.confirmable);
                 self.spare = batch;
                 if settled.deferred > 0 {
                     self.catch_up.wait = CATCH_UP_AFTER;
@@ -349,4 +364,5 @@ fn fill(
 pub(super) enum Finished {
     Settled(Batch, Result<Settled, StoreError>),
     CaughtUp(Result<CaughtUp, StoreError>),
+    Allowed(Result<Option<Lsn>, StoreError>),
 }

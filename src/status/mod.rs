@@ -26,7 +26,7 @@ pub use store::{PgStatusStore, StoreOptions};
 use std::future::Future;
 
 use crate::ack::{Moment, Ordinal};
-use crate::lsn::Position;
+use crate::lsn::{Lsn, Position};
 use crate::postgres;
 
 /// A run of events to be settled, in the order of their positions.
@@ -38,6 +38,8 @@ pub struct Batch {
     pub from: Position,
     /// The position of the last one of these.
     pub to: Position,
+    /// Up to here the slot may be confirmed once they are settled.
+    pub confirmable: Lsn,
     /// Whether a sweep read them that the stream may repeat.
     pub swept: bool,
     /// Those of the run that are not sent but held, in order.
@@ -87,6 +89,11 @@ pub enum StoreError {
 pub trait StatusStore {
     /// Writes the statuses of a run and moves the position, in one transaction.
     fn settle(&self, batch: &Batch) -> impl Future<Output = Result<Settled, StoreError>>;
+
+    /// Makes durable that the slot may be confirmed up to `lsn`. Gives the WAL's end after it; none
+    /// where somebody else has the relay's row locked. Not to be called while a transaction is under
+    /// way.
+    fn allow_confirming(&self, lsn: Lsn) -> impl Future<Output = Result<Option<Lsn>, StoreError>>;
 
     /// Tries again to write some of what was deferred into its rows, for no longer than a settle
     /// transaction takes. Not to be called while one is under way.

@@ -35,6 +35,8 @@ pub struct RelayRow {
     pub epoch: i64,
     /// Everything at or before it is settled.
     pub position: Position,
+    /// The slot was confirmed up to here at most; not valid before the first session.
+    pub confirmable: Lsn,
     /// The server that the position belongs to; none before the first session.
     pub identity: Option<Identity>,
     /// The publication's fingerprint; none before the first session.
@@ -101,7 +103,7 @@ impl RelayRow {
                  ON CONFLICT (relay_id) DO UPDATE \
                     SET epoch = r.epoch + 1, holder = $2, started_at = now() \
                  RETURNING epoch, position_lsn, position_index, system_id, timeline, publication, \
-                           sweep, sweep_until",
+                           sweep, sweep_until, confirmable_lsn",
                 &[&relay_id, &holder],
             )
             .await?;
@@ -171,10 +173,11 @@ impl RelayRow {
                 _ => Sweep::Incomplete,
             },
             sweep_until: lsn(7),
+            confirmable: lsn(8),
         })
     }
 
-    /// Records what the stream belongs to, once.
+    /// Records what the stream belongs to, once, and where its slot stands.
     ///
     /// # Errors
     /// The connection broke, or the place is lost.
@@ -188,7 +191,11 @@ impl RelayRow {
     ) -> Result<bool, Error> {
         let count = client
             .execute(
-                "UPDATE outboxd.relay SET system_id = $3, timeline = $4, slot = $5, publication = $6 \
+                "UPDATE outboxd.relay r SET system_id = $3, timeline = $4, slot = $5, publication = $6, \
+                    confirmable_lsn = coalesce((SELECT CASE WHEN r.timeline = $4 \
+                            THEN greatest(r.confirmable_lsn, s.confirmed_flush_lsn) \
+                            ELSE s.confirmed_flush_lsn END \
+                        FROM pg_replication_slots s WHERE s.slot_name::text = $5), '0/0') \
                  WHERE relay_id = $1 AND epoch = $2",
                 &[&relay_id, &epoch, &identity.system_id, &identity.timeline, &slot, &publication],
             )
@@ -266,7 +273,7 @@ impl RelayRow {
         let count = client
             .execute(
                 "UPDATE outboxd.relay SET position_lsn = '0/0', position_index = 0, \
-                    system_id = NULL, timeline = NULL, slot = NULL, publication = NULL, \
+                    confirmable_lsn = '0/0', system_id = NULL, timeline = NULL, slot = NULL, publication = NULL, \
                     sweep = $3, sweep_until = NULL, error_code = NULL, error_message = NULL, \
                     error_remedy = NULL, error_at = NULL \
                  WHERE relay_id = $1 AND epoch = $2",

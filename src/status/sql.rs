@@ -77,11 +77,13 @@ impl Target {
         )
     }
 
-    /// `$1 $2` new position, `$3` relay, `$4` epoch, `$5 $6` old position.
+    /// `$1 $2` new position, `$3` relay, `$4` epoch, `$5 $6` old position, `$7` what may be
+    /// confirmed.
     fn moved(&self) -> String {
         format!(
             "moved AS (UPDATE outboxd.relay \
-             SET position_lsn = $1, position_index = $2, settled_at = now() \
+             SET position_lsn = $1, position_index = $2, settled_at = now(), \
+                 confirmable_lsn = greatest(confirmable_lsn, $7) \
              WHERE relay_id = $3 AND epoch = $4 AND position_lsn = $5 AND position_index = $6 \
                AND {} RETURNING 1)",
             self.is_same_table()
@@ -141,7 +143,7 @@ impl Target {
             .to_owned()
     }
 
-    /// One statement for a run of events: `$7` ids, `$8` transactions. Gives how often the
+    /// One statement for a run of events: `$8` ids, `$9` transactions. Gives how often the
     /// position moved (0 or 1) and how many statuses were deferred.
     pub(super) fn settle(&self) -> String {
         let moved = self.moved();
@@ -151,15 +153,15 @@ impl Target {
             Mode::Ledger => format!(
                 "WITH {moved}, noted AS (\
                  INSERT INTO outboxd.ledger AS l (relay_id, event_id, verdict, swept) \
-                 SELECT $3, b.id, 'sent', {swept} FROM unnest($7::text[]) AS b (id) WHERE {is_ours} \
+                 SELECT $3, b.id, 'sent', {swept} FROM unnest($8::text[]) AS b (id) WHERE {is_ours} \
                  ON CONFLICT (relay_id, event_id) \
                     DO UPDATE SET verdict = 'sent', swept = l.swept OR excluded.swept) \
                  SELECT (SELECT count(*) FROM moved), 0::int8",
                 swept = self.swept
             ),
             Mode::Update | Mode::Delete => {
-                let shown = self.shown("$7::text[]", is_ours, false);
-                let deferred = self.deferred("$7::text[]", "$8::int8[]", is_ours);
+                let shown = self.shown("$8::text[]", is_ours, false);
+                let deferred = self.deferred("$8::text[]", "$9::int8[]", is_ours);
                 let noted = self.noted();
                 format!(
                     "WITH {moved}, {shown}, {deferred}{noted} \
@@ -235,3 +237,8 @@ pub(super) const DEFERRED: &str = "SELECT at::text, event_id FROM outboxd.ledger
 /// Whether the position is the one that was written: `$1` relay, `$2` epoch, `$3 $4` position.
 pub(super) const IS_AT: &str = "SELECT EXISTS (SELECT FROM outboxd.relay \
      WHERE relay_id = $1 AND epoch = $2 AND position_lsn = $3 AND position_index = $4)";
+
+/// The slot may be confirmed up to `$3`: `$1` relay, `$2` epoch. Gives where the WAL ends then.
+pub(super) const ALLOW_CONFIRMING: &str = "UPDATE outboxd.relay \
+     SET confirmable_lsn = greatest(confirmable_lsn, $3) \
+     WHERE relay_id = $1 AND epoch = $2 RETURNING pg_current_wal_insert_lsn()";

@@ -18,12 +18,12 @@ use tokio_postgres::{Client, Statement};
 use super::batch::EventIds;
 use super::held_sql::FailureColumns;
 use super::held_store::{self as held, RowSource};
-use super::sql::{DEFERRED, IS_AT, Target};
+use super::sql::{ALLOW_CONFIRMING, DEFERRED, IS_AT, Target};
 use super::{
     Batch, CaughtUp, Change, DueRow, HeldBody, HeldEntry, Orders, Settled, StatusStore, StoreError,
 };
 use crate::ack::{Moment, Ordinal};
-use crate::lsn::Position;
+use crate::lsn::{Lsn, Position};
 use crate::outbox::columns::LayoutColumn;
 use crate::outbox::status::StatusMap;
 use crate::postgres::{Error, OutboxTable, SqlSession};
@@ -119,9 +119,10 @@ impl PgStatusStore {
         let place = Place::new(batch);
         let xids = wide(batch.events.xids());
         let mut parameters = place.parameters(&self.relay_id, &self.epoch);
+        let place_parameters = parameters.len();
         // Mode `none` has no use for the ids, mode `ledger` none for the transactions.
         let events: [&(dyn ToSql + Sync); 2] = [&batch.events, &xids];
-        parameters.extend(events.into_iter().take(settle.params().len() - 6));
+        parameters.extend(events.into_iter().take(settle.params().len() - place_parameters));
         let row = self.client().query_one(settle, &parameters).await?;
         Ok((row.get(0), row.get(1)))
     }
@@ -214,6 +215,17 @@ impl StatusStore for PgStatusStore {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    async fn allow_confirming(&self, lsn: Lsn) -> Result<Option<Lsn>, StoreError> {
+        let lsn = PgLsn::from(lsn.to_wire());
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.relay_id, &self.epoch, &lsn];
+        match self.client().query_opt(ALLOW_CONFIRMING, &parameters).await.map_err(Error::from) {
+            Ok(Some(row)) => Ok(Some(Lsn::from_wire(row.get::<_, PgLsn>(0).into()))),
+            Ok(None) => Err(StoreError::Fenced),
+            Err(error) if is_a_rows_doing(&error) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -318,10 +330,11 @@ impl StatusStore for PgStatusStore {
     }
 }
 
-/// The positions of a run as parameters `$1`, `$2`, `$5` and `$6`.
+/// The positions of a run as parameters `$1`, `$2`, `$5` and `$6`, and what may be confirmed as `$7`.
 pub(super) struct Place {
     to: (PgLsn, i64),
     from: (PgLsn, i64),
+    confirmable: PgLsn,
 }
 
 impl Place {
@@ -329,7 +342,8 @@ impl Place {
         let pair = |position: Position| {
             (PgLsn::from(position.commit.to_wire()), i64::from(position.index))
         };
-        Self { to: pair(batch.to), from: pair(batch.from) }
+        let confirmable = PgLsn::from(batch.confirmable.to_wire());
+        Self { to: pair(batch.to), from: pair(batch.from), confirmable }
     }
 
     pub(super) fn parameters<'a>(
@@ -337,7 +351,8 @@ impl Place {
         relay_id: &'a String,
         epoch: &'a i64,
     ) -> Vec<&'a (dyn ToSql + Sync)> {
-        vec![&self.to.0, &self.to.1, relay_id, epoch, &self.from.0, &self.from.1]
+        let Self { to, from, confirmable } = self;
+        vec![&to.0, &to.1, relay_id, epoch, &from.0, &from.1, confirmable]
     }
 }
 

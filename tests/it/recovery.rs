@@ -116,6 +116,49 @@ async fn a_relay_that_may_recovers_by_itself() {
     assert_eq!(relay.stop().await, 0);
 }
 
+/// Somebody moves the slot past rows that nobody has read, after a stop, after a kill, and while the
+/// relay had nothing to publish for long.
+#[tokio::test]
+async fn a_slot_that_was_moved_forward_is_a_halt_or_recovered() {
+    let small = Small::new("moved").await;
+    let advance =
+        "SELECT pg_replication_slot_advance(current_database()::name, pg_current_wal_lsn())";
+    let mut sent = 0;
+    for is_killed in [false, true] {
+        let relay = small.options().start_ready().await;
+        small.emit("a", sent).await;
+        sent += 1;
+        small.wait_for_sent(sent).await;
+        small.database.execute("CREATE TABLE IF NOT EXISTS noise (n int)").await;
+        small.database.execute("INSERT INTO noise SELECT generate_series(1, 10000)").await;
+        small.database.wait_until_confirmed(&small.database.name).await;
+        if is_killed {
+            relay.kill().await;
+        } else {
+            assert_eq!(relay.stop().await, 0);
+        }
+        small.emit("a", sent).await;
+        eventually("the slot to be moved", SOON, || async {
+            small.database.sql.batch_execute(advance).await.is_ok()
+        })
+        .await;
+        let (code, _, said) = small.options().command_output(&["run"]);
+        assert_eq!((code, said.contains("OBX-2035")), (73, true), "{said}");
+        assert!(said.contains("`outboxd slot recover`"), "{said}");
+        small.wait_for_sent(sent).await;
+
+        let options = small.options().set("postgres.on_slot_lost", "recover");
+        let relay = options.start_ready().await;
+        sent += 1;
+        small.wait_for_sent(sent).await;
+        assert_eq!(relay.stop().await, 0);
+    }
+    let records = small.kafka.wait_for(&small.topic, 4).await;
+    let order = records.iter().map(|record| record.json()["payload"]["n"].as_i64().unwrap());
+    assert!(order.eq(0..4), "each once, and in order");
+    small.clear().await;
+}
+
 /// A sweep publishes what is unsent and unknown, and revives nothing else.
 #[tokio::test]
 async fn s15_a_sweep_revives_nothing_that_is_known() {

@@ -45,6 +45,7 @@ impl Witness {
             epoch: self.epoch,
             from: batch.from,
             to: batch.to,
+            confirmable: batch.confirmable,
             stream: begin..stream_end,
             sent,
             swept: batch.swept,
@@ -55,9 +56,9 @@ impl Witness {
 
     /// What is settled by a relay that has lost its place.
     fn nothing(&self, batch: &Batch) -> Run {
-        let (epoch, from, to) = (self.epoch, batch.from, batch.to);
+        let (epoch, from, to, confirmable) = (self.epoch, batch.from, batch.to, batch.confirmable);
         let (sent, came_due, held) = (Vec::new(), Vec::new(), Vec::new());
-        Run { epoch, from, to, stream: 0..0, sent, swept: false, came_due, held }
+        Run { epoch, from, to, confirmable, stream: 0..0, sent, swept: false, came_due, held }
     }
 
     /// What is held of an event is the event, and stands as what became of it.

@@ -26,6 +26,7 @@ pub(super) struct State {
     /// The relay's row.
     pub(super) epoch: i64,
     pub(super) position: Position,
+    pub(super) confirmable: Lsn,
     pub(super) is_paused: bool,
     /// Nobody does anything any more.
     pub(super) is_left_alone: bool,
@@ -66,6 +67,7 @@ impl State {
             persisted: Lsn::INVALID,
             epoch: 0,
             position: Position::ORIGIN,
+            confirmable: Lsn::INVALID,
             is_paused: false,
             is_left_alone: false,
             paused_topics: BTreeSet::new(),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::wal::Connection;
 use super::world::{Run, millis};
 use crate::ack::{Moment, Ordinal};
+use crate::lsn::Lsn;
 use crate::postgres::Error;
 use crate::status::{
     Batch, CaughtUp, Change, DueRow, HeldBody, HeldEntry, Orders, Reason, Request, Settled,
@@ -143,6 +144,21 @@ impl StatusStore for MemoryStore {
         let ordinals = self.write(Written::Run(run)).await?;
         witness.hears_of_settled(count);
         Ok(Settled { deferred: self.defers(), ordinals })
+    }
+
+    async fn allow_confirming(&self, lsn: Lsn) -> Result<Option<Lsn>, StoreError> {
+        let _in_use = self.take();
+        self.travel(self.slow).await?;
+        if self.rng.borrow_mut().u8(..8) == 0 {
+            return Ok(None);
+        }
+        let witness = &self.connection.witness;
+        if !witness.world.allow_confirming(witness.epoch, lsn) {
+            witness.is_fenced();
+            return Err(StoreError::Fenced);
+        }
+        self.travel(self.slow).await?;
+        Ok(Some(lsn))
     }
 
     async fn catch_up(&self) -> Result<CaughtUp, StoreError> {

@@ -180,6 +180,7 @@ impl World {
             ordinals.push(state.table.hold(*number, event));
         }
         (state.position, state.settled) = (run.to, end);
+        state.confirmable = state.confirmable.max(run.confirmable);
         state.tally.held += run.held.len() as u64;
         self.check(state);
         self.changed.notify_waiters();
@@ -250,6 +251,7 @@ impl World {
             let open = event.position.commit;
             assert!(lsn <= open, "{lsn} is confirmed, the event at {open} is not settled");
         }
+        assert!(lsn <= state.confirmable, "{lsn} is confirmed, {} may be", state.confirmable);
         // What it can forget it may have forgotten already, or not yet.
         state.confirmed = state.confirmed.max(lsn);
         if self.rng.borrow_mut().u8(..4) == 0 {
@@ -312,6 +314,15 @@ impl World {
         epoch == state.epoch
     }
 
+    /// Whether the place was still there: then the slot may be confirmed up to `lsn`.
+    pub(super) fn allow_confirming(&self, epoch: i64, lsn: Lsn) -> bool {
+        let mut state = self.state.borrow_mut();
+        if epoch == state.epoch {
+            state.confirmable = state.confirmable.max(lsn);
+        }
+        epoch == state.epoch
+    }
+
     /// Tells the relay that operators want something.
     pub(super) fn notify(&self) {
         self.notices.send_modify(|notices| *notices += 1);
@@ -329,6 +340,7 @@ pub(super) struct Run {
     pub(super) epoch: i64,
     pub(super) from: Position,
     pub(super) to: Position,
+    pub(super) confirmable: Lsn,
     /// Its events that the stream brought.
     pub(super) stream: Range<usize>,
     pub(super) sent: Vec<usize>,
