@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a topic is looked up while all is well: the number of its partitions could change.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How long a look-up may be without an answer before it is made again.
-const NO_ANSWER: Duration = Duration::from_secs(30);
+pub(super) const NO_ANSWER: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Topics {
