@@ -118,6 +118,80 @@ async fn f02_a_relay_that_is_killed_in_a_settle_of_parts_loses_nothing() {
     stage.clear().await;
 }
 
+/// A relay works for a while and dies, with much under way.
+async fn works_and_dies(stage: &Stage, options: &RelayOptions) {
+    let relay = options.start_ready().await;
+    eventually("it to work", SOON, || async {
+        relay.metric("events_processed_total").await > 300.0
+    })
+    .await;
+    relay.kill().await;
+    // For the sweep, besides what the writers write.
+    stage.workload.write(&stage.database, 500).await;
+}
+
+/// The relay finds itself on another server, gives its stream up, and is killed at each step of that.
+#[tokio::test]
+async fn f02_a_relay_that_is_killed_while_it_recovers_loses_nothing() {
+    let (stage, options) = stage("f02_recovers").await;
+    let options = options.set("postgres.on_slot_lost", "recover");
+    let writing = stage.workload.start(&stage.database);
+    let kills = [
+        "after_sweep_due=kill",
+        "after_slot_drop=kill",
+        "after_forgetting=kill",
+        "after_slot=kill",
+        "in_sweep=kill",
+        "in_sweep=kill@300",
+        "after_sweep=kill",
+    ];
+    for failpoint in kills {
+        works_and_dies(&stage, &options).await;
+        stage.database.execute("UPDATE outboxd.relay SET system_id = 'another'").await;
+        dies_at(&options, failpoint).await;
+    }
+    let relay = options.start_ready().await;
+    writing.stop().await;
+    let verdict = stage.check(2 * kills.len() * WINDOW).await;
+    assert!(verdict.delivered > 1_000, "hardly anything was tested: {verdict:?}");
+    let audited = "SELECT count(*) FROM outboxd.audit WHERE action = 'slot recover'";
+    assert!(stage.database.count(audited).await > 0, "it did not recover");
+    assert_eq!(relay.stop().await, 0);
+    stage.clear().await;
+}
+
+/// The command that gives the stream up is killed at each step. What it leaves is a relay that sweeps,
+/// or one that halts and wants the command again.
+#[tokio::test]
+async fn f02_a_recovery_by_command_that_is_killed_loses_nothing() {
+    let (stage, options) = stage("f02_command").await;
+    let recover = ["slot", "recover", "--yes"];
+    let writing = stage.workload.start(&stage.database);
+    let kills =
+        [("after_sweep_due", false), ("after_slot_drop", true), ("after_forgetting", false)];
+    for (step, halts) in kills {
+        works_and_dies(&stage, &options).await;
+        // The server may not know yet that the relay is dead.
+        eventually("the command to be killed", SOON, || async {
+            let armed = options.clone().variable(VARIABLE, &format!("{step}=kill"));
+            armed.command_output(&recover).0 == -1
+        })
+        .await;
+        if halts {
+            let (code, _, said) = options.command_output(&["run"]);
+            assert_eq!((code, said.contains("OBX-2030")), (73, true), "{step}: {said}");
+            let (code, said, _) = options.command_output(&recover);
+            assert_eq!(code, 0, "{step}: {said}");
+        }
+    }
+    let relay = options.start_ready().await;
+    writing.stop().await;
+    let verdict = stage.check(2 * kills.len() * WINDOW).await;
+    assert!(verdict.delivered > 1_000, "hardly anything was tested: {verdict:?}");
+    assert_eq!(relay.stop().await, 0);
+    stage.clear().await;
+}
+
 /// An event that is too large is held, given up, and its dead letter sent; the relay is killed at each
 /// step of it, and once while it holds the next.
 #[tokio::test]
