@@ -12,6 +12,8 @@
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/faults.rs"]
+mod faults;
 #[path = "tidy/layers.rs"]
 mod layers;
 #[path = "tidy/package.rs"]

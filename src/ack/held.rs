@@ -208,6 +208,12 @@ mod tests {
         assert_eq!(held.behind_first(LANE).collect::<Vec<_>>(), [5]);
         assert!(held.remove(LANE, 5));
         assert_eq!(held.take_due(0), Some((LANE, 3)));
+        // Whoever waits for something else than a time does not hold up an older one.
+        held.put_back(LANE, 3, None);
+        held.insert(LANE, 2, Some(0));
+        assert_eq!(held.take_due(0), Some((LANE, 2)));
+        assert!(held.remove(LANE, 2));
+        assert_eq!(held.take_due(0), None);
     }
 
     #[test]

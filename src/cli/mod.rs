@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, LogConfig, LogFormat, Sources};
-use crate::failure::Failure;
+use crate::failpoint;
+use crate::failure::{Code, Failure};
 use crate::operate::Pause;
 use operators::{DlqCommand, EventsCommand, KeysCommand, PauseArgs};
 
@@ -248,14 +249,14 @@ fn with_config<F: Future<Output = CommandResult>>(
     command: impl FnOnce(Config) -> F,
 ) -> CommandResult {
     let config = Config::load(sources)?;
+    failpoint::arm().map_err(|text| Failure::new(Code::Config, text))?;
     with_runtime(command(config))
 }
 
 fn with_runtime(command: impl Future<Output = CommandResult>) -> CommandResult {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| {
-        Failure::new(crate::failure::Code::Bug, format!("start the runtime: {error}"))
-    })?;
+    let runtime =
+        runtime.map_err(|error| Failure::new(Code::Bug, format!("start the runtime: {error}")))?;
     runtime.block_on(command)
 }
 

@@ -100,15 +100,16 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
         .client
         .query_opt(
             "SELECT r.state, r.error_code, r.error_message, r.error_remedy, \
-                    format('%s/%s', r.position_lsn, r.position_index) \
+                    format('%s/%s', r.position_lsn, r.position_index), \
+                    ARRAY(SELECT topic FROM unnest(r.paused_topics) topic ORDER BY topic) \
              FROM outboxd.relay r WHERE r.relay_id = $1",
             &[&relay.id],
         )
         .await
         .map_err(|error| read(error.into()))?;
     let runs = RelayRow::lock_is_held(&session.client, &relay.id).await.map_err(read)?;
-    let (state, error, position) = match &row {
-        None => ("stopped".to_owned(), serde_json::Value::Null, String::new()),
+    let (state, error, position, paused_topics) = match &row {
+        None => ("stopped".to_owned(), serde_json::Value::Null, String::new(), Vec::new()),
         Some(row) => {
             let state: String = row.get(0);
             let code: Option<String> = row.get(1);
@@ -125,7 +126,7 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
                 (false, "halted") => "halted",
                 (false, _) => "stopped",
             };
-            (state.to_owned(), error, row.get(4))
+            (state.to_owned(), error, row.get(4), row.get::<_, Vec<String>>(5))
         }
     };
     Ok(serde_json::json!({
@@ -133,6 +134,7 @@ async fn from_database(config: &Config) -> Result<serde_json::Value, Failure> {
         "state": state,
         "slot": SlotStatus::new(&relay.slot, slot.as_ref()),
         "position": position,
+        "paused_topics": paused_topics,
         "last_error": error,
         // What only a relay that runs knows. The fields are always there.
         "in_flight": null, "held": null, "blocked_keys": null, "rates": null,
@@ -170,6 +172,11 @@ fn print_text(document: &serde_json::Value) {
             text("/rates/settled")
         );
         println!("refused    {} events, {} keys wait", text("/held/retry"), text("/blocked_keys"));
+    }
+    let topics = document.pointer("/paused_topics").and_then(serde_json::Value::as_array);
+    let topics: Vec<_> = topics.into_iter().flatten().filter_map(|topic| topic.as_str()).collect();
+    if !topics.is_empty() {
+        println!("paused     topics {}", topics.join(", "));
     }
     if document.pointer("/last_error/code").is_some() {
         println!("error      {} {}", text("/last_error/code"), text("/last_error/message"));

@@ -83,7 +83,7 @@ impl Desk<'_> {
     }
 
     /// Waits a while until the relay shows that it heeds the pause, or its end. `is_paused` asks it;
-    /// none if it does not answer. Of a single topic it shows nothing.
+    /// none if it does not answer. For a single topic nobody waits.
     ///
     /// # Errors
     /// The connection broke.

@@ -63,6 +63,8 @@ pub struct Status {
     pub held: Held,
     /// Keys that wait for an event that Kafka refused.
     pub blocked_keys: usize,
+    /// Topics that an operator has paused.
+    pub paused_topics: Vec<String>,
     /// Per second, over the last few seconds.
     pub rates: Rates,
     /// Since the relay was started.
@@ -212,6 +214,7 @@ impl Board {
             in_flight: InFlight::default(),
             held: Held::default(),
             blocked_keys: 0,
+            paused_topics: Vec::new(),
             rates: Rates::default(),
             totals: Totals::default(),
             lag_seconds: 0.0,

@@ -120,11 +120,12 @@ impl<T> HeldWay<T> {
         topic.map_or(Destination::Nowhere, Destination::Topic)
     }
 
-    /// It waits for its topic; its lane does not move.
+    /// It waits for its topic; its lane does not move. It is not going any more: an older event that
+    /// is redriven into its lane does not wait for a topic that is not its own.
     fn stand<S: Sink>(&mut self, ordinal: Ordinal, topic: TopicId, publisher: &mut Publisher<S>) {
         if let Some(known) = self.leave_the_way(ordinal) {
             let lane = known.lane;
-            self.lanes.stands(lane);
+            self.lanes.put_back(lane, ordinal, None);
             self.standing.entry(topic).or_default().push(ordinal);
             publisher.park(lane);
         }

@@ -421,6 +421,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             status.in_flight.bytes = window.bytes();
             status.held = held;
             status.blocked_keys = self.held.lanes.lanes();
+            status.paused_topics = self.publisher.topics.paused();
             status.lag_seconds = (lag * 1e3).round() / 1e3;
             status.position = self.settler.position().to_string();
             status.checks.producer = self.publisher.is_reachable();

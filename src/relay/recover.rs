@@ -5,6 +5,7 @@
 
 use tokio_postgres::Client;
 
+use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::postgres::{Error, Slot};
 use crate::status::{RelayRow, Sweep};
@@ -24,8 +25,12 @@ pub async fn give_up_stream(
     if !RelayRow::remember_sweep(client, relay_id, epoch, sweep, Lsn::INVALID).await? {
         return Ok(false);
     }
+    failpoint::pass("after_sweep_due");
     if Slot::load(client, slot).await?.is_some() {
         client.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await?;
     }
-    RelayRow::forget_stream(client, relay_id, epoch, sweep).await
+    failpoint::pass("after_slot_drop");
+    let is_ours = RelayRow::forget_stream(client, relay_id, epoch, sweep).await;
+    failpoint::pass("after_forgetting");
+    is_ours
 }

@@ -28,7 +28,13 @@ impl<S: Sink> Publisher<S> {
     /// The session has to end.
     pub(super) fn take_in(&mut self, report: Report, now: Instant) -> Result<(), Fate> {
         match report {
-            Report::Failed { seq, error, .. } if seq & HELD != 0 => {
+            Report::Failed { seq, error, parcel } if seq & HELD != 0 => {
+                // The held way decides about its events after the fast way has sent what is ready.
+                // What ends the session ends it before that.
+                let topic = parcel.topic.as_deref().unwrap_or_default();
+                if let RecordFate::Session(fate) = of_sink(&error, topic) {
+                    return Err(fate);
+                }
                 self.held_failed.push(((seq & !HELD).cast_signed(), error));
             }
             Report::Failed { seq, error, parcel } => self.failed(seq, &error, parcel, now)?,
@@ -179,5 +185,57 @@ impl<S: Sink> Publisher<S> {
         self.meters.events_failed_alias.increment(1);
         self.meters.publish_failed.increment(1);
         count_error("kafka", "event");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::ack::Limits;
+    use crate::metrics::Meters;
+    use crate::relay::{HeldLimits, OnExhausted, RetryConfig};
+    use crate::retry::Backoff;
+    use crate::sink::memory::{Brokers, MemorySink, Temper};
+
+    fn publisher() -> Publisher<MemorySink> {
+        let temper = Temper {
+            arrival: Duration::ZERO,
+            answer: Duration::ZERO,
+            queue: 1,
+            joined: 0,
+            unavailable: 0,
+            misreported: 0,
+            unknown: 0,
+            unanswered: 0,
+            calm_at: Instant::now(),
+            stalls: Vec::new(),
+        };
+        let brokers = Brokers::new(temper, HashMap::new(), fastrand::Rng::with_seed(1));
+        let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(1), 0.0);
+        let on_exhausted = OnExhausted::Block;
+        Publisher::new(
+            MemorySink::open(&Rc::new(RefCell::new(brokers))),
+            Limits { events: 1, bytes: 1, per_key: 1 },
+            HeldLimits { events: 1, bytes: 1 },
+            RetryConfig { max_attempts: 1, backoff, on_exhausted },
+            Meters::new(),
+        )
+    }
+
+    /// The held way looks at what became of its records later, when more has been sent.
+    #[test]
+    fn what_ends_the_session_is_not_left_to_the_held_way() {
+        let unknown = SinkError::Unknown("as told".to_owned());
+        let errors = [(unknown, true), (SinkError::Purged, true), (SinkError::TopicMissing, false)];
+        for (error, ends) in errors {
+            let mut publisher = publisher();
+            let report = Report::Failed { seq: HELD | 1, error, parcel: Parcel::default() };
+            assert_eq!(publisher.take_in(report, Instant::now()).is_err(), ends);
+            assert_eq!(publisher.held_failed.is_empty(), ends);
+        }
     }
 }

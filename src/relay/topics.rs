@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a topic is looked up while all is well: the number of its partitions could change.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How long a look-up may be without an answer before it is made again.
-const NO_ANSWER: Duration = Duration::from_secs(30);
+pub(super) const NO_ANSWER: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Topics {
@@ -233,6 +233,13 @@ impl Topics {
         newly
     }
 
+    /// The topics that an operator has paused, also those of which nothing was read yet.
+    pub(super) fn paused(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.paused.iter().map(|name| name.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
     fn pause(&mut self, id: TopicId) {
         if let Some(topic) = self.get_mut(id) {
             let text = format!("topic {} is paused by an operator", topic.name);
@@ -335,10 +342,12 @@ mod tests {
         topics.order(&["a".to_owned()], &[], now);
         let id = topics.add("a", now).unwrap();
         assert!(topics.refuses(id));
+        assert_eq!(topics.paused(), ["a"]);
         let info = TopicInfo { partitions: 1, max_message_bytes: None };
         topics.found("a", info, now).unwrap();
         assert!(topics.info(id).is_none(), "found, and paused all the same");
         topics.order(&[], &[], now);
+        assert!(topics.paused().is_empty());
         topics.found("a", info, now).unwrap();
         assert!(topics.info(id).is_some() && !topics.refuses(id));
     }

@@ -3,7 +3,6 @@
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt as _;
 
-use crate::support::checker::Oracle;
 use crate::support::relay::RelayOptions;
 use crate::support::small::Small;
 use crate::support::stage::Stage;
@@ -28,21 +27,10 @@ async fn dies_at(options: &RelayOptions, failpoint: &str) {
     assert_eq!(end, Some(Signal::SIGKILL as i32), "{failpoint}: {ended} {:?}", relay.logged());
 }
 
-/// Asserts that nothing is confirmed that Kafka does not have.
-async fn nothing_was_confirmed_too_early(stage: &Stage, oracle: &mut Oracle, failpoint: &str) {
-    let confirmed = stage.database.confirmed(&stage.slot()).await.unwrap();
-    let topics = stage.workload.topic_names();
-    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
-    let records = stage.kafka.read(&topics);
-    let too_early = oracle.confirmed_too_early(&stage.database, confirmed, &records).await;
-    assert!(too_early.is_empty(), "{failpoint}: {} were confirmed before the ack", too_early.len());
-}
-
 /// The steps of an event, each at its first time and in the middle of the work.
 #[tokio::test]
 async fn f02_a_relay_that_is_killed_at_any_step_of_an_event_loses_nothing() {
     let (stage, options) = stage("f02").await;
-    let mut oracle = Oracle::new(&stage.database).await;
     // The slot is there: the sweep has a test of its own.
     assert_eq!(options.start_ready().await.stop().await, 0);
     let mut kills = 0;
@@ -59,7 +47,7 @@ async fn f02_a_relay_that_is_killed_at_any_step_of_an_event_loses_nothing() {
         for time in times {
             let failpoint = format!("{step}=kill@{time}");
             dies_at(&options, &failpoint).await;
-            nothing_was_confirmed_too_early(&stage, &mut oracle, &failpoint).await;
+            stage.nothing_was_confirmed_too_early(&failpoint).await;
             kills += 1;
         }
     }
@@ -68,7 +56,6 @@ async fn f02_a_relay_that_is_killed_at_any_step_of_an_event_loses_nothing() {
     let verdict = stage.check(kills * WINDOW).await;
     assert!(verdict.delivered > 1_000, "hardly anything was tested: {verdict:?}");
     assert_eq!(relay.stop().await, 0);
-    oracle.drop(&stage.database).await;
     stage.clear().await;
 }
 
@@ -115,7 +102,6 @@ async fn f02_a_relay_that_is_killed_while_it_sweeps_loses_nothing() {
 #[tokio::test]
 async fn f02_a_relay_that_is_killed_in_a_settle_of_parts_loses_nothing() {
     let (stage, options) = stage("f02_parts").await;
-    let mut oracle = Oracle::new(&stage.database).await;
     assert_eq!(options.start_ready().await.stop().await, 0);
     let refuse = "ALTER TABLE outbox ADD CONSTRAINT refuses CHECK \
                   (status <> 'SENT' OR (payload->>'seq')::int <> 7) NOT VALID";
@@ -123,13 +109,86 @@ async fn f02_a_relay_that_is_killed_in_a_settle_of_parts_loses_nothing() {
     let writing = stage.workload.start(&stage.database);
     let failpoint = "before_settle_commit=kill";
     dies_at(&options, failpoint).await;
-    nothing_was_confirmed_too_early(&stage, &mut oracle, failpoint).await;
+    stage.nothing_was_confirmed_too_early(failpoint).await;
     writing.stop().await;
     stage.database.execute("ALTER TABLE outbox DROP CONSTRAINT refuses").await;
     let relay = options.start_ready().await;
     stage.check(WINDOW).await;
     assert_eq!(relay.stop().await, 0);
-    oracle.drop(&stage.database).await;
+    stage.clear().await;
+}
+
+/// A relay works for a while and dies, with much under way.
+async fn works_and_dies(stage: &Stage, options: &RelayOptions) {
+    let relay = options.start_ready().await;
+    eventually("it to work", SOON, || async {
+        relay.metric("events_processed_total").await > 300.0
+    })
+    .await;
+    relay.kill().await;
+    // For the sweep, besides what the writers write.
+    stage.workload.write(&stage.database, 500).await;
+}
+
+/// The relay finds itself on another server, gives its stream up, and is killed at each step of that.
+#[tokio::test]
+async fn f02_a_relay_that_is_killed_while_it_recovers_loses_nothing() {
+    let (stage, options) = stage("f02_recovers").await;
+    let options = options.set("postgres.on_slot_lost", "recover");
+    let writing = stage.workload.start(&stage.database);
+    let kills = [
+        "after_sweep_due=kill",
+        "after_slot_drop=kill",
+        "after_forgetting=kill",
+        "after_slot=kill",
+        "in_sweep=kill",
+        "in_sweep=kill@300",
+        "after_sweep=kill",
+    ];
+    for failpoint in kills {
+        works_and_dies(&stage, &options).await;
+        stage.database.execute("UPDATE outboxd.relay SET system_id = 'another'").await;
+        dies_at(&options, failpoint).await;
+    }
+    let relay = options.start_ready().await;
+    writing.stop().await;
+    let verdict = stage.check(2 * kills.len() * WINDOW).await;
+    assert!(verdict.delivered > 1_000, "hardly anything was tested: {verdict:?}");
+    let audited = "SELECT count(*) FROM outboxd.audit WHERE action = 'slot recover'";
+    assert!(stage.database.count(audited).await > 0, "it did not recover");
+    assert_eq!(relay.stop().await, 0);
+    stage.clear().await;
+}
+
+/// The command that gives the stream up is killed at each step. What it leaves is a relay that sweeps,
+/// or one that halts and wants the command again.
+#[tokio::test]
+async fn f02_a_recovery_by_command_that_is_killed_loses_nothing() {
+    let (stage, options) = stage("f02_command").await;
+    let recover = ["slot", "recover", "--yes"];
+    let writing = stage.workload.start(&stage.database);
+    let kills =
+        [("after_sweep_due", false), ("after_slot_drop", true), ("after_forgetting", false)];
+    for (step, halts) in kills {
+        works_and_dies(&stage, &options).await;
+        // The server may not know yet that the relay is dead.
+        eventually("the command to be killed", SOON, || async {
+            let armed = options.clone().variable(VARIABLE, &format!("{step}=kill"));
+            armed.command_output(&recover).0 == -1
+        })
+        .await;
+        if halts {
+            let (code, _, said) = options.command_output(&["run"]);
+            assert_eq!((code, said.contains("OBX-2030")), (73, true), "{step}: {said}");
+            let (code, said, _) = options.command_output(&recover);
+            assert_eq!(code, 0, "{step}: {said}");
+        }
+    }
+    let relay = options.start_ready().await;
+    writing.stop().await;
+    let verdict = stage.check(2 * kills.len() * WINDOW).await;
+    assert!(verdict.delivered > 1_000, "hardly anything was tested: {verdict:?}");
+    assert_eq!(relay.stop().await, 0);
     stage.clear().await;
 }
 

@@ -73,6 +73,7 @@ async fn f20_a_poison_in_the_middle_of_a_pipeline_stops_its_key_alone() {
         assert_eq!((held(&small, "retry").await, held(&small, "parked").await), (1, 3), "{code}");
         assert_eq!(small.database.statuses().await.get("FAILED"), Some(&1), "{code}");
         assert_eq!(relay.metric("outbox_blocked_keys").await, 1.0, "{code}");
+        relay.tells("outbox_events_failed_total").await;
         // A later event of the key waits as well, and one of another does not.
         small.emit("a", 5).await;
         small.emit("b", 5).await;
@@ -101,6 +102,7 @@ async fn f20_what_is_exhausted_is_dead_lettered_and_its_key_goes_on() {
     let letters = small.kafka.wait_for(&dead, 1).await;
     assert_eq!(letters[0].header("dlq-topic"), Some(small.topic.as_str()));
     eventually("it to be dead", SOON, || async { held(&small, "dead").await == 1 }).await;
+    relay.tells("events_dlq_total").await;
     assert_eq!(small.database.statuses().await.get("FAILED"), Some(&1));
     assert_eq!(relay.stop().await, 0);
     small.clear().await;
@@ -119,9 +121,11 @@ async fn f21_a_topic_that_is_missing_then_denied_uses_up_no_attempts() {
         small.emit("k", n).await;
     }
     small.wait_for_sent(10).await;
+    relay.tells("OBX-4002").await;
     proxy.go_wrong(Wrong::refuse("late", code::TOPIC_AUTHORIZATION_FAILED).times(3));
     small.kafka.create_topic(&missing, 2, &[]).await;
     small.wait_for_sent(20).await;
+    relay.tells("OBX-4003").await;
     assert_eq!(numbers(&small.kafka, &missing, "k"), (0..10).collect::<Vec<_>>());
     let tried = "SELECT count(*) FROM outbox WHERE attempts > 1 OR status = 'FAILED'";
     assert_eq!(small.database.count(tried).await, 0);
@@ -144,6 +148,7 @@ async fn f23_a_dead_letter_topic_that_takes_nothing_loses_nothing() {
         held(&small, "dead").await == 0 && held(&small, "retry").await == 1
     })
     .await;
+    relay.tells("outbox_held_events{reason=\"retry\"}").await;
     relay.kill().await;
     let relay = options.start_ready().await;
     stays("the event's reason", Duration::from_secs(3), || async {
@@ -177,6 +182,8 @@ async fn f29_an_event_that_is_too_large_is_failed_and_goes_when_the_topic_takes_
         small.database.statuses().await.get("FAILED") == Some(&1)
     })
     .await;
+    relay.tells("OBX-4004").await;
+    relay.tells("outbox_blocked_keys").await;
     let admin = small.kafka.admin();
     let more = AlterConfig::new(ResourceSpecifier::Topic(&small.topic));
     let more = more.set("max.message.bytes", "16000000");

@@ -52,7 +52,7 @@ async fn f13_a_relay_that_starts_without_kafka_waits_for_it() {
     stage.workload.write(&stage.database, 500).await;
     relay.kill().await;
     let relay = options.start();
-    relay.wait_until_logged("Kafka does not answer").await;
+    relay.tells("OBX-4001").await;
     stays("the process", Duration::from_secs(5), || async {
         relay.get("/livez").await.0 == 200 && relay.get("/readyz").await.0 == 503
     })
@@ -76,6 +76,7 @@ async fn f15_a_silent_network_to_kafka_costs_nothing_but_time() {
         proxy.proxy.silence();
         stays("the loop", Duration::from_secs(6), || async { relay.get("/livez").await.0 == 200 })
             .await;
+        relay.tells("outbox_relay_lag_seconds").await;
         let stalled_at = stage.database.count(SENT).await;
         proxy.proxy.heal();
         eventually("it to go on", SOON, || async {
@@ -100,6 +101,7 @@ async fn f16_a_slow_network_to_kafka_keeps_the_order() {
         }
     });
     stage.workload.write(&stage.database, 1_500).await;
+    relay.tells("outbox_relay_lag_seconds").await;
     ends_well(stage, relay, 0).await;
 }
 
@@ -118,6 +120,7 @@ async fn f17_a_lost_acknowledgement_repeats_nothing() {
             relay.status().await["in_flight"]["events"].as_u64() > Some(500)
         })
         .await;
+        relay.tells("outbox_relay_lag_seconds").await;
         proxy.proxy.cut(if round % 2 == 0 { Cut::Reset } else { Cut::End });
         proxy.proxy.heal();
     }
@@ -136,6 +139,7 @@ async fn f18_a_kafka_that_takes_five_seconds_for_everything_is_waited_for() {
     stage.check(0).await;
     proxy.proxy.order(|orders| orders.answers.delay = Duration::from_secs(5));
     stage.workload.write(&stage.database, 300).await;
+    relay.tells("outbox_relay_lag_seconds").await;
     ends_well(stage, relay, 0).await;
 }
 
@@ -156,8 +160,7 @@ async fn f19_a_producer_that_breaks_is_made_anew() {
         wait_for_sent(&stage, 200).await;
     }
     writing.stop().await;
-    let made_anew = relay.metric("outbox_producer_fatal_total").await;
-    assert!(made_anew >= 1.0, "{made_anew}");
+    relay.tells("outbox_producer_fatal_total").await;
     ends_well(stage, relay, 4 * 500).await;
 }
 
@@ -297,6 +300,7 @@ async fn f10_brokers_that_are_restarted_one_by_one_cost_nothing_but_time() {
             brokers[which].stop().await;
         } else {
             brokers[which].kill();
+            relay.tells("outbox_relay_lag_seconds").await;
         }
         // Two in-sync replicas are left, which is enough once the leaders have moved.
         let before = stage.database.count(SENT).await;

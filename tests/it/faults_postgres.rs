@@ -54,6 +54,8 @@ async fn f06_a_server_that_crashes_again_and_again_repeats_only_what_was_in_flig
         stage.database.reconnect().await;
     }
     writing.stop().await;
+    relay.tells("outbox_replication_reconnects_total").await;
+    relay.tells("outbox_duplicates_suppressed_total").await;
     ends_well(&stage, relay, 3 * WINDOW).await;
 }
 
@@ -65,8 +67,13 @@ async fn f07_a_stream_that_is_ended_again_and_again_goes_on() {
     let options = options.set("relay.reconnect_backoff", "50ms");
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
-    for _ in 0..15 {
+    let mut descriptors = usize::MAX;
+    for round in 0..15 {
         wait_for_sent(&stage, 200).await;
+        // By then all is open that is opened once.
+        if round == 5 {
+            descriptors = relay.descriptors() + 8;
+        }
         let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication";
         until("a stream to end", SOON, || async {
             (stage.database.count(end).await > 0).then_some(())
@@ -74,6 +81,11 @@ async fn f07_a_stream_that_is_ended_again_and_again_goes_on() {
         .await;
     }
     writing.stop().await;
+    relay.tells("outbox_replication_reconnects_total").await;
+    eventually("nothing to be left of ten sessions", SOON, || async {
+        relay.descriptors() <= descriptors
+    })
+    .await;
     ends_well(&stage, relay, 15 * WINDOW).await;
 }
 
@@ -107,6 +119,8 @@ async fn f14_a_silent_network_to_postgresql_costs_nothing_but_time() {
     proxy.cut(Cut::Reset);
     proxy.heal();
     writing.stop().await;
+    relay.tells("outbox_replication_reconnects_total").await;
+    relay.tells("OBX-2001").await;
     ends_well(&stage, relay, 2 * WINDOW).await;
 }
 
@@ -134,6 +148,7 @@ async fn f14_a_connection_that_is_cut_ends_the_session_and_no_more() {
         proxy.heal();
     }
     writing.stop().await;
+    relay.tells("OBX-2001").await;
     ends_well(&stage, relay, 6 * WINDOW).await;
 }
 
@@ -153,6 +168,7 @@ async fn f16_a_slow_network_to_postgresql_keeps_the_link() {
         }
     });
     stage.workload.write(&stage.database, 1_500).await;
+    relay.tells("outbox_relay_lag_seconds").await;
     stage.check(0).await;
     proxy.heal();
     ends_well(&stage, relay, 0).await;
@@ -184,6 +200,7 @@ async fn f17_a_settle_whose_answer_is_lost_repeats_only_what_was_in_flight() {
         proxy.heal();
     }
     writing.stop().await;
+    relay.tells("outbox_replication_reconnects_total").await;
     ends_well(&stage, relay, 5 * WINDOW).await;
 }
 
@@ -205,6 +222,7 @@ async fn f32_a_slot_that_is_dropped_is_a_halt_and_loses_nothing() {
     stage.workload.write(&stage.database, 500).await;
     let (code, _, said) = options.command_output(&["run"]);
     assert_eq!((code, said.contains("OBX-2030")), (73, true), "{said}");
+    options.tells("OBX-2030").await;
     let (code, _, said) = options.command_output(&["slot", "drop", "--yes"]);
     assert_eq!(code, 0, "{said}");
     let writing = stage.workload.start(&stage.database);
@@ -233,6 +251,7 @@ async fn f35_a_role_that_loses_its_right_to_replicate_stops_the_relay_and_loses_
     stage.database.execute(end).await;
     let code = relay.wait().await.code();
     assert_eq!(code, Some(77), "{}", relay.logged().join("\n"));
+    options.tells("halted").await;
     writing.stop().await;
     stage.database.execute("ALTER ROLE outboxd REPLICATION").await;
     let relay = options.start_ready().await;
@@ -302,6 +321,7 @@ async fn f39_rows_that_cannot_be_seen_yet_are_not_taken_for_deleted() {
             stage.database.count(waiting).await >= 5
         })
         .await;
+        relay.tells("outbox_relay_lag_seconds").await;
         stage.database.execute("ALTER SYSTEM RESET synchronous_standby_names").await;
         stage.database.execute("SELECT pg_reload_conf()").await;
     }

@@ -16,6 +16,7 @@
 
 mod addresses;
 mod admin;
+mod checks;
 mod commands;
 mod configuration;
 mod danger;

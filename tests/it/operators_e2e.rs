@@ -230,3 +230,45 @@ async fn a_paused_topic_waits_and_others_go_on() {
     assert_eq!(scene.arrived(1).await, [first]);
     scene.clear().await;
 }
+
+/// What is paused is shown by the relay, and by the database when no relay runs.
+#[tokio::test]
+async fn paused_topics_are_shown_by_the_status() {
+    let Scene { small, options, relay } = Scene::new("e2e_paused", 5).await;
+    let shown = |options: &RelayOptions| {
+        let (code, text, said) = options.command_output(&["status"]);
+        assert_eq!(code, 0, "{said}");
+        let (_, json, _) = options.command_output(&["status", "-o", "json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        (json["paused_topics"].clone(), text.contains("paused     topics e2e_paused"))
+    };
+    let asks_relay = options.clone().set("admin.listen", &relay.admin().await);
+    assert_eq!(shown(&asks_relay), (serde_json::json!([]), false));
+    for topic in [small.topic.as_str(), "other"] {
+        let (code, _, said) = options.command_output(&["pause", "--topic", topic]);
+        assert_eq!(code, 0, "{said}");
+    }
+    let mut topics = ["other", small.topic.as_str()];
+    topics.sort_unstable();
+    let (paused, none) = (serde_json::json!(topics), serde_json::json!([]));
+    eventually("the relay to show it", SOON, || async {
+        shown(&asks_relay) == (paused.clone(), true)
+    })
+    .await;
+    assert_eq!(relay.status().await["state"], "streaming");
+    small.emit("k", 1).await;
+    eventually("it to wait", SOON, || async { relay.status().await["held"]["topic"] == 1 }).await;
+    assert_eq!(relay.stop().await, 0);
+    assert_eq!(shown(&options), (paused, true));
+    let relay = options.start_ready().await;
+    for topic in topics {
+        let (code, _, said) = options.command_output(&["resume", "--topic", topic]);
+        assert_eq!(code, 0, "{said}");
+    }
+    eventually("the relay to show it", SOON, || async {
+        relay.status().await["paused_topics"] == none
+    })
+    .await;
+    small.wait_for_sent(1).await;
+    Scene { small, options, relay }.clear().await;
+}

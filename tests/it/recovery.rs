@@ -15,7 +15,8 @@ const TIDY: [(&str, &str); 2] = [("max_wal_size", "32MB"), ("min_wal_size", "32M
 
 async fn stage(server: &TempPostgres, name: &str) -> Stage {
     let database = Database::new_at(&server.url("postgres"), name).await;
-    let mut stage = Stage::at(database, Kafka::shared(), name, 50).await;
+    let stage = Stage::at(database, Kafka::shared(), name, 50).await;
+    let mut stage = stage.without_oracle().await;
     stage.workload.writers = 8;
     stage
 }

@@ -83,7 +83,7 @@ async fn s7_a_zombie_writes_nothing() {
     zombie.signal(Signal::SIGCONT);
     zombie.wait_for_state("standby").await;
     writing.stop().await;
-    stage.check(2 * 1_000).await;
+    stage.check_with_a_zombie(2 * 1_000).await;
     let epoch = stage.database.count("SELECT epoch FROM outboxd.relay").await;
     assert!(epoch >= 2, "each taker raises the epoch: {epoch}");
     assert_eq!(successor.stop().await, 0);

@@ -171,9 +171,32 @@ fn documents_and_code_know_the_same_error_codes() {
             }
         }
     }
-    if let Some(operating) = file("docs/OPERATING.md") {
-        for (line, code) in codes.iter().filter(|(_, code)| !operating.text.contains(code)) {
-            problems.at(&source, *line, format!("{code} is not in {}", operating.path));
+    problems.assert_none();
+}
+
+/// What a section of the runbook answers, and shows.
+const ANSWERS: [&str; 4] =
+    ["**What happened.** ", "**What is safe.** ", "**What to do.** ", "\n```"];
+
+/// Someone who is woken by a code finds what happened, what is safe and what to do, with the commands.
+#[test]
+fn every_error_code_has_a_section_with_all_its_answers() {
+    let source = file("src/failure.rs").expect("the codes");
+    let operating = file("docs/OPERATING.md").expect("the runbook");
+    let mut problems = Problems::default();
+    for (line, code) in codes(&source) {
+        let mut sections = operating.text.split("\n### ").filter(|text| text.starts_with(&code));
+        let (Some(section), None) = (sections.next(), sections.next()) else {
+            problems.at(&source, line, format!("{code} has no section in {}", operating.path));
+            continue;
+        };
+        let section = section.split("\n## ").next().unwrap_or(section);
+        let places: Vec<_> = ANSWERS.iter().map(|answer| section.find(answer)).collect();
+        for (answer, _) in ANSWERS.iter().zip(&places).filter(|(_, place)| place.is_none()) {
+            problems.add(format!("{}: {code}: without {answer:?}", operating.path));
+        }
+        if !places.is_sorted() {
+            problems.add(format!("{}: {code}: in another order", operating.path));
         }
     }
     problems.assert_none();

@@ -16,7 +16,7 @@ impl World {
             && let Some((lane, ordinal)) = relay.lanes.take_due(self.clock)
         {
             if relay.is_down[topic_of(lane.0)] {
-                relay.lanes.stands(lane);
+                relay.lanes.put_back(lane, ordinal, None);
                 relay.standing.push((lane, ordinal));
                 relay.park(lane);
             } else {
@@ -53,7 +53,7 @@ impl World {
             }
             (Answer::NoTopic, _) => {
                 relay.is_down[topic_of(event.key)] = true;
-                relay.lanes.stands(lane);
+                relay.lanes.put_back(lane, ordinal, None);
                 relay.standing.push((lane, ordinal));
                 relay.park(lane);
             }

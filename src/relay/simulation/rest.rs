@@ -9,6 +9,7 @@ use super::table::HeldRow;
 use super::world::World;
 use crate::relay::OnExhausted;
 use crate::relay::board::wall_clock;
+use crate::relay::topics::NO_ANSWER;
 use crate::sink::memory::Refusal;
 use crate::status::{Reason, Request};
 
@@ -147,8 +148,9 @@ impl World {
             }
             let before = self.state.borrow().marks();
             let is_full = self.is_full();
-            // One that is read where hardly any can be read at once may take its time.
-            sleep(if is_full { RESTS_FOR * 10 } else { RESTS_FOR }).await;
+            // What seems to find no room may only wait for what nobody says of its topic, and that is
+            // asked again after a while. Where hardly any can be read at once, it takes its time.
+            sleep(if is_full { NO_ANSWER + RESTS_FOR } else { RESTS_FOR }).await;
             if self.unrest().is_none() && self.state.borrow().marks() == before {
                 return;
             }

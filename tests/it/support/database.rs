@@ -8,6 +8,9 @@ use tokio_postgres::{Client, NoTls, Row};
 
 use super::{setting, unique};
 
+/// What a slot may keep once nothing is left to do.
+pub const WAL_KEPT_AT_MOST: i64 = 32 << 20;
+
 /// A database of one test.
 pub struct Database {
     pub name: String,
@@ -129,6 +132,27 @@ impl Database {
         let target = u64::try_from(target).unwrap();
         super::wait::eventually("the slot to catch up", super::wait::LATER, || async {
             self.confirmed(slot).await.is_some_and(|lsn| lsn >= target)
+        })
+        .await;
+    }
+
+    /// How much WAL the slot has the server keep.
+    pub async fn kept_wal(&self, slot: &str) -> i64 {
+        let sql = "SELECT (pg_current_wal_lsn() - restart_lsn)::int8 FROM pg_replication_slots \
+                   WHERE slot_name = $1";
+        self.row(sql, &[&slot]).await.get(0)
+    }
+
+    /// Waits until the slot keeps hardly any WAL.
+    pub async fn wait_until_wal_is_let_go(&self, slot: &str) {
+        super::wait::eventually("the WAL to be let go", super::wait::LATER, || async {
+            let is_let_go = self.kept_wal(slot).await < WAL_KEPT_AT_MOST;
+            if !is_let_go {
+                // A slot lets go up to where the server has noted what runs, which it does by itself
+                // only now and then.
+                self.execute("CHECKPOINT").await;
+            }
+            is_let_go
         })
         .await;
     }

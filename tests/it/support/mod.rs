@@ -3,10 +3,12 @@
 pub mod broker;
 pub mod certificates;
 pub mod checker;
+pub mod conduct;
 pub mod database;
 pub mod evidence;
 pub mod held;
 pub mod kafka_proxy;
+pub mod oracle;
 pub mod proxy;
 pub mod records;
 pub mod relay;

@@ -125,7 +125,7 @@ impl Proxy {
     pub fn url(&self, url: &str) -> String {
         let (base, database) = url.rsplit_once('/').unwrap();
         let (base, _) = base.rsplit_once(':').unwrap();
-        format!("{base}:{}/{database}", self.port())
+        super::conduct::with_secret(&format!("{base}:{}/{database}", self.port()))
     }
 
     /// Changes what it does from now on.

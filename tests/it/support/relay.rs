@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::conduct::{Takes, descriptors, leaks, with_secret};
 use super::database::Database;
 use super::records::Kafka;
 use super::wait::{SOON, eventually, until};
@@ -25,7 +26,7 @@ pub struct RelayOptions {
 impl RelayOptions {
     /// A relay of this database's outbox. Slot and relay id are the database's name.
     pub fn new(database: &Database, kafka: &Kafka) -> Self {
-        let mut options = Self::bare().set("postgres.url", &database.url);
+        let mut options = Self::bare().set("postgres.url", &with_secret(&database.url));
         options = options.set("postgres.slot", &database.name);
         options = options.set("kafka.bootstrap_servers", &kafka.servers);
         options = options.set("admin.listen", "127.0.0.1:0");
@@ -120,7 +121,7 @@ impl RelayOptions {
                 written.lock().unwrap().push(line);
             }
         });
-        Relay { child, log, reader: Some(reader) }
+        Relay { child, log, reader: Some(reader), descriptors_when_ready: None }
     }
 
     /// Starts a relay and waits until it can do its job.
@@ -140,6 +141,7 @@ pub struct Relay {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
+    descriptors_when_ready: Option<usize>,
 }
 
 impl Relay {
@@ -216,17 +218,34 @@ impl Relay {
             }
             tokio::task::yield_now().await;
         }
+        self.descriptors_when_ready = descriptors(self.child.id());
     }
 
     /// Memory of the process in bytes: now, and the most it ever had.
     pub fn memory(&self) -> (u64, u64) {
-        let path = format!("/proc/{}/status", self.child.id());
-        let text = std::fs::read_to_string(path).unwrap();
-        let kilobytes = |name: &str| -> u64 {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        self.memory_if_it_runs().expect("a relay that runs")
+    }
+
+    fn memory_if_it_runs(&self) -> Option<(u64, u64)> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let kilobytes = |name: &str| -> Option<u64> {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse().ok()
         };
-        (kilobytes("VmRSS:") * 1024, kilobytes("VmHWM:") * 1024)
+        Some((kilobytes("VmRSS:")? * 1024, kilobytes("VmHWM:")? * 1024))
+    }
+
+    /// How many files and connections it has open.
+    pub fn descriptors(&self) -> usize {
+        descriptors(self.child.id()).expect("a relay that runs")
+    }
+
+    /// What it takes; nothing if it has ended.
+    pub fn takes(&self) -> Option<Takes> {
+        let (_, memory) = self.memory_if_it_runs()?;
+        let descriptors = descriptors(self.child.id())?;
+        let descriptors_when_ready = self.descriptors_when_ready.unwrap_or(descriptors);
+        Some(Takes { memory, descriptors, descriptors_when_ready })
     }
 
     /// Time on a processor so far, of all its threads.
@@ -258,11 +277,13 @@ impl Relay {
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
         }
+        assert_eq!(leaks(&self.logged()), Vec::<&String>::new(), "not for logs");
         status
     }
 
     /// Tells it to stop and waits for that. Gives its exit code.
     pub async fn stop(mut self) -> i32 {
+        self.takes_no_more_than_it_may().await;
         self.signal(Signal::SIGTERM);
         self.wait().await.code().unwrap_or(-1)
     }

@@ -1,7 +1,8 @@
 //! A workload that knows what it wrote: concurrent writers with rollbacks and savepoints, and a
 //! table of the truth beside the outbox, written in the same transactions.
 //!
-//! An aggregate's row lock serialises its writers, so its `seq` follows the order of commits.
+//! An aggregate's row lock serialises its writers, so its `seq` follows the order of commits. One
+//! aggregate has a topic of one partition to itself: all of that topic is in one order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,11 +11,12 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::database::{Database, try_connect};
+use super::records::Kafka;
 
 /// What to write.
 #[derive(Clone)]
 pub struct Workload {
-    /// Topics `{prefix}0` to `{prefix}{topics-1}`; an aggregate has one of them.
+    /// Topics `{prefix}0` to `{prefix}{topics-1}`; an aggregate has one of them. And `{prefix}line`.
     pub prefix: String,
     pub topics: u64,
     /// Aggregates, and so keys.
@@ -35,25 +37,39 @@ const WRITE: &str = "\
     WITH moved AS (UPDATE aggregate SET seq = seq + $2 WHERE id = $1 RETURNING id, topic, seq), \
     written AS (INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic) \
         SELECT 'tested', m.id, 'Tested', \
-               jsonb_build_object('seq', m.seq - $2 + n, 'text', repeat('x', 100)), m.topic \
+               jsonb_build_object('seq', m.seq - $2 + n, 'text', repeat('canary-payload-', 7)), m.topic \
         FROM moved m, generate_series(1, $2) n ORDER BY n \
         RETURNING id::text, topic, aggregate_id, (payload->>'seq')::bigint AS seq, payload::text) \
     INSERT INTO truth SELECT * FROM written";
 
 impl Workload {
     pub fn topic_names(&self) -> Vec<String> {
-        (0..self.topics).map(|topic| format!("{}{topic}", self.prefix)).collect()
+        let topics = (0..self.topics).map(|topic| format!("{}{topic}", self.prefix));
+        topics.chain([self.line()]).collect()
     }
 
-    /// Makes the tables.
-    pub async fn prepare(&self, database: &Database) {
+    /// The topic of one partition and one key.
+    pub fn line(&self) -> String {
+        format!("{}line", self.prefix)
+    }
+
+    /// Makes the tables and the topics, with that many partitions each.
+    pub async fn prepare(&self, database: &Database, kafka: &Kafka, partitions: i32) {
         database.execute(TABLES).await;
         let sql = format!(
             "INSERT INTO aggregate (id, topic) \
-             SELECT 'key-' || k, '{}' || k % {} FROM generate_series(0, {} - 1) k",
-            self.prefix, self.topics, self.keys
+             SELECT 'key-' || k, '{}' || k % {} FROM generate_series(0, {} - 1) k \
+             UNION ALL SELECT 'line', '{}'",
+            self.prefix,
+            self.topics,
+            self.keys,
+            self.line()
         );
         database.execute(&sql).await;
+        for topic in self.topic_names() {
+            let partitions = if topic == self.line() { 1 } else { partitions };
+            kafka.create_topic(&topic, partitions, &[]).await;
+        }
     }
 
     /// Writes until about `events` are committed.
@@ -122,6 +138,10 @@ impl Workload {
             } else {
                 count += transaction.execute(WRITE, &[&key, &events]).await?;
             }
+        }
+        // Last of all: whoever has it locked waits for nobody but the server.
+        if dice.u8(..20) == 0 {
+            count += transaction.execute(WRITE, &[&"line", &1_i64]).await?;
         }
         if self.drafts {
             let draft = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, status, sent_at) \
