@@ -386,12 +386,12 @@ async fn without_the_right_to_write_statuses_nothing_is_confirmed() {
     let mut relay = options.start_ready().await;
     small.emit("a", 1).await;
     small.wait_for_sent(1).await;
-    small.database.wait_until_confirmed(&small.database.name).await;
     small.database.execute("REVOKE UPDATE (status) ON outbox FROM outboxd").await;
-    let before = small.database.confirmed(&small.database.name).await;
+    let before = small.database.count("SELECT (pg_current_wal_lsn() - '0/0')::int8").await;
     small.emit("b", 2).await;
     assert_eq!(relay.wait().await.code(), Some(77));
-    assert_eq!(small.database.confirmed(&small.database.name).await, before);
+    let confirmed = small.database.confirmed(&small.database.name).await.unwrap();
+    assert!(confirmed <= u64::try_from(before).unwrap(), "{confirmed} is behind {before}");
     let (code, _, said) = options.command_output(&["run"]);
     assert_eq!(code, 77);
     assert!(said.contains("GRANT UPDATE (\"status\")"), "{said}");

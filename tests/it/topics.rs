@@ -17,7 +17,8 @@ async fn a_missing_topic_is_created_where_that_is_wanted() {
     }
     for topic in &topics {
         assert_eq!(small.kafka.wait_for(topic, 10).await.len(), 10);
-        assert_eq!(small.kafka.partitions(topic), 3);
+        let is_known = || async { small.kafka.partitions(topic) == 3 };
+        eventually("three partitions", SOON, is_known).await;
         let created = relay.events();
         let mut created = created.iter().filter(|line| line["topic"] == topic.as_str());
         assert!(created.any(|line| line["message"] == "created the topic"), "{topic}");
@@ -31,7 +32,7 @@ async fn a_missing_topic_is_created_where_that_is_wanted() {
     let topic = unique("created_c");
     small.database.emit("tested", "k", &topic, "{}").await;
     small.kafka.wait_for(&topic, 1).await;
-    assert_eq!(small.kafka.partitions(&topic), 6);
+    eventually("six partitions", SOON, || async { small.kafka.partitions(&topic) == 6 }).await;
     assert_eq!(relay.stop().await, 0);
     small.clear().await;
 }
