@@ -29,6 +29,7 @@ mod faults_held;
 mod faults_kafka;
 mod faults_postgres;
 mod faults_relay;
+mod faults_slot;
 mod happy_path;
 mod holding;
 mod kafka_outage;
