@@ -28,6 +28,7 @@ mod failpoints;
 mod faults_held;
 mod faults_kafka;
 mod faults_postgres;
+mod faults_publication;
 mod faults_relay;
 mod faults_slot;
 mod happy_path;

@@ -31,6 +31,15 @@ pub async fn truth(database: &Database) -> Truth {
     rows.iter().map(|row| (row.get(0), event(row))).collect()
 }
 
+/// Events of which not everything was promised.
+#[derive(Debug, Default)]
+pub struct Excused {
+    /// Not to be published at all.
+    pub given_up: HashSet<String>,
+    /// To come, and behind later ones of their key if need be.
+    pub late: HashSet<String>,
+}
+
 /// What is not as it was promised.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -53,13 +62,22 @@ pub struct Verdict {
 impl Verdict {
     /// Holds `records`, in the order of offsets, against the truth.
     pub fn new(truth: &Truth, records: &[Record]) -> Self {
+        Self::excusing(truth, records, &Excused::default())
+    }
+
+    /// The same, but for events that are excused.
+    pub fn excusing(truth: &Truth, records: &[Record], excused: &Excused) -> Self {
         let mut verdict = Self::default();
+        let Excused { given_up, late } = excused;
+        let excused = late.union(given_up).filter_map(|id| truth.get(id));
+        let excused: HashSet<_> =
+            excused.map(|event| (event.topic.as_str(), event.key.as_str(), event.seq)).collect();
         let mut seen: HashSet<&str> = HashSet::new();
         let mut last: HashMap<(&str, &str), i64> = HashMap::new();
         let mut homes: BTreeMap<(&str, &str), i32> = BTreeMap::new();
         for record in records {
             let id = record.event_id();
-            let Some(event) = truth.get(id) else {
+            let Some(event) = truth.get(id).filter(|_| !given_up.contains(id)) else {
                 verdict.phantoms.push(id.to_owned());
                 continue;
             };
@@ -77,16 +95,24 @@ impl Verdict {
                 verdict.duplicates += 1;
                 continue;
             }
+            if late.contains(id) {
+                continue;
+            }
             // An aggregate's events are numbered without a gap in the order of commits.
             let last = last.entry(place).or_insert(0);
-            if event.seq != *last + 1 {
+            let mut next = *last + 1;
+            while excused.contains(&(place.0, place.1, next)) {
+                next += 1;
+            }
+            if event.seq != next {
                 let text = format!("{} {}: {} after {last}", event.topic, event.key, event.seq);
                 verdict.overtakers.push(text);
             }
             *last = event.seq.max(*last);
         }
         verdict.delivered = seen.len();
-        verdict.lost = truth.keys().filter(|id| !seen.contains(id.as_str())).cloned().collect();
+        let is_missing = |id: &&String| !seen.contains(id.as_str()) && !given_up.contains(*id);
+        verdict.lost = truth.keys().filter(is_missing).cloned().collect();
         verdict
     }
 
