@@ -13,8 +13,14 @@ use crate::support::workload::Workload;
 async fn everything_that_is_committed_arrives_once_in_order_and_is_sent() {
     let database = Database::new("happy").await;
     let kafka = Kafka::shared();
-    let workload =
-        Workload { prefix: unique("happy"), topics: 3, keys: 1000, writers: 8, drafts: true };
+    let workload = Workload {
+        prefix: unique("happy"),
+        topics: 3,
+        keys: 1000,
+        writers: 8,
+        drafts: true,
+        pace: None,
+    };
     workload.prepare(&database).await;
     for topic in workload.topic_names() {
         kafka.create_topic(&topic, 6, &[]).await;

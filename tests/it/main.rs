@@ -27,6 +27,7 @@ mod failover;
 mod failpoints;
 mod faults_held;
 mod faults_kafka;
+mod faults_operators;
 mod faults_postgres;
 mod faults_publication;
 mod faults_relay;

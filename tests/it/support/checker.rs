@@ -153,6 +153,14 @@ impl Verdict {
     }
 }
 
+/// The events whose first copy says that an operator had it published again.
+pub fn redelivered(records: &[Record]) -> HashSet<String> {
+    let mut seen = HashSet::new();
+    let first = records.iter().filter(|record| seen.insert(record.event_id()));
+    let flagged = first.filter(|record| record.header("outboxd-redelivery").is_some());
+    flagged.map(|record| record.event_id().to_owned()).collect()
+}
+
 /// Waits until every committed event is SENT, then holds Kafka against the truth.
 pub async fn check(
     database: &Database,

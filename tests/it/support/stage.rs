@@ -23,7 +23,7 @@ impl Stage {
     /// On services of the test's own.
     pub async fn at(database: Database, kafka: Kafka, name: &str, keys: u64) -> Self {
         let prefix = unique(name);
-        let workload = Workload { prefix, topics: 2, keys, writers: 4, drafts: false };
+        let workload = Workload { prefix, topics: 2, keys, writers: 4, drafts: false, pace: None };
         workload.prepare(&database).await;
         for topic in workload.topic_names() {
             kafka.create_topic(&topic, 3, &[]).await;

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::interval;
 use tokio_postgres::Client;
 
 use super::database::{Database, try_connect};
@@ -22,6 +24,9 @@ pub struct Workload {
     pub writers: u64,
     /// Whether events are written into the outbox with a status other than pending, too.
     pub drafts: bool,
+    /// How often each writer that goes on until it is stopped writes; as often as it can if nothing
+    /// is said. For tests that wait for what is read soon, however busy the machine is.
+    pub pace: Option<Duration>,
 }
 
 /// Tables beside the outbox.
@@ -30,15 +35,18 @@ const TABLES: &str = "\
     CREATE TABLE truth (event_id text PRIMARY KEY, topic text NOT NULL, key text NOT NULL, \
                         seq bigint NOT NULL, payload text NOT NULL)";
 
-/// Writes `$2` events of aggregate `$1`.
+/// Writes `$2` events of aggregate `$1`, with so much text in each.
 const WRITE: &str = "\
     WITH moved AS (UPDATE aggregate SET seq = seq + $2 WHERE id = $1 RETURNING id, topic, seq), \
     written AS (INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic) \
         SELECT 'tested', m.id, 'Tested', \
-               jsonb_build_object('seq', m.seq - $2 + n, 'text', repeat('x', 100)), m.topic \
+               jsonb_build_object('seq', m.seq - $2 + n, 'text', repeat('x', $3)), m.topic \
         FROM moved m, generate_series(1, $2) n ORDER BY n \
         RETURNING id::text, topic, aggregate_id, (payload->>'seq')::bigint AS seq, payload::text) \
-    INSERT INTO truth SELECT * FROM written";
+    INSERT INTO truth SELECT * FROM written RETURNING event_id";
+
+/// How much text an event has.
+const TEXT: i32 = 100;
 
 impl Workload {
     pub fn topic_names(&self) -> Vec<String> {
@@ -54,6 +62,11 @@ impl Workload {
             self.prefix, self.topics, self.keys
         );
         database.execute(&sql).await;
+    }
+
+    /// Writes one event with more text than the others have, and gives its id.
+    pub async fn write_large(&self, database: &Database, key: &str, text: i32) -> String {
+        database.row(WRITE, &[&key, &1_i64, &text]).await.get(0)
     }
 
     /// Writes until about `events` are committed.
@@ -86,6 +99,7 @@ impl Workload {
             let url = database.url.clone();
             writers.spawn(async move {
                 let mut dice = fastrand::Rng::with_seed(100 + writer);
+                let mut ticks = this.pace.map(interval);
                 while !stop.load(Ordering::Relaxed) {
                     let Ok(mut sql) = try_connect(&url).await else {
                         tokio::task::yield_now().await;
@@ -94,7 +108,11 @@ impl Workload {
                     // A transaction whose commit was cut off is there or not; the truth knows.
                     while !stop.load(Ordering::Relaxed)
                         && this.transaction(&mut sql, &mut dice).await.is_ok()
-                    {}
+                    {
+                        if let Some(ticks) = &mut ticks {
+                            ticks.tick().await;
+                        }
+                    }
                 }
             });
         }
@@ -117,10 +135,10 @@ impl Workload {
             let (key, events) = (format!("key-{key}"), dice.i64(1..12));
             if dice.u8(..20) == 0 {
                 let savepoint = transaction.savepoint("undone").await?;
-                savepoint.execute(WRITE, &[&key, &events]).await?;
+                savepoint.execute(WRITE, &[&key, &events, &TEXT]).await?;
                 savepoint.rollback().await?;
             } else {
-                count += transaction.execute(WRITE, &[&key, &events]).await?;
+                count += transaction.execute(WRITE, &[&key, &events, &TEXT]).await?;
             }
         }
         if self.drafts {
