@@ -25,6 +25,7 @@ mod doctor;
 mod effects;
 mod failover;
 mod failpoints;
+mod faults_acl;
 mod faults_held;
 mod faults_kafka;
 mod faults_operators;
