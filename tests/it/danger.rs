@@ -4,7 +4,7 @@
 use outboxd::demo::TempPostgres;
 
 use crate::metrics::{becomes, reaches};
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, GUARDED, RELAY_LOGIN};
 use crate::support::database::Database;
 use crate::support::small::Small;
 use crate::support::wait::SOON;
@@ -13,22 +13,10 @@ use crate::support::{pg_bin, unique};
 /// A broker that gives the relay no producer id: without one nothing can be sent in order.
 #[tokio::test]
 async fn a_producer_that_cannot_go_on_is_counted() {
-    let users = "org.apache.kafka.common.security.plain.PlainLoginModule required \
-                 username=\"admin\" password=\"admin\" user_admin=\"admin\" user_relay=\"relay\";";
-    let broker = Broker::start(&[
-        ("listener.security.protocol.map", "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
-        ("sasl.enabled.mechanisms", "PLAIN"),
-        ("sasl.mechanism.inter.broker.protocol", "PLAIN"),
-        ("listener.name.plaintext.plain.sasl.jaas.config", users),
-        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
-        ("super.users", "User:ANONYMOUS;User:admin"),
-    ])
-    .await;
+    let broker = Broker::start(&GUARDED).await;
     let small = Small::new("fatal").await;
-    let login = r#"{"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN",
-                    "sasl.username": "relay", "sasl.password": "relay"}"#;
     let options = small.options().set("kafka.bootstrap_servers", &broker.kafka().servers);
-    let relay = options.set("kafka.properties", login).start();
+    let relay = options.set("kafka.properties", RELAY_LOGIN).start();
     reaches(&relay, "outbox_producer_fatal_total", 1.0).await;
     reaches(&relay, "outbox_relay_errors_total{component=\"kafka\",class=\"fatal\"}", 1.0).await;
     let postgres = "outbox_relay_errors_total{component=\"postgres\",class=\"unavailable\"}";

@@ -289,8 +289,7 @@ async fn s18_s27_old_events_are_not_deleted_by_retention() {
 #[ignore = "long: dev/test --faults"]
 async fn f10_brokers_that_are_restarted_one_by_one_cost_nothing_but_time() {
     let mut brokers = Broker::start_cluster(3, &[]).await;
-    let kafka =
-        Kafka { servers: brokers.iter().map(|b| b.kafka().servers).collect::<Vec<_>>().join(",") };
+    let kafka = Kafka::at(brokers.iter().map(|b| b.kafka().servers).collect::<Vec<_>>().join(","));
     let stage = Stage::at(Database::new("f10").await, kafka, "f10", 200).await;
     let relay = stage.options().start_ready().await;
     let writing = stage.workload.start(&stage.database);

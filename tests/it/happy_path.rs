@@ -10,8 +10,14 @@ use crate::support::workload::Workload;
 /// savepoints; and one topic in one order.
 #[tokio::test]
 async fn everything_that_is_committed_arrives_once_in_order_and_is_sent() {
-    let workload =
-        Workload { prefix: unique("happy"), topics: 3, keys: 1000, writers: 8, drafts: true };
+    let workload = Workload {
+        prefix: unique("happy"),
+        topics: 3,
+        keys: 1000,
+        writers: 8,
+        drafts: true,
+        pace: None,
+    };
     let stage = Stage::of(Database::new("happy").await, Kafka::shared(), workload, 6).await;
     let relay = stage.options().start_ready().await;
 

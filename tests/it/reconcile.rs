@@ -9,7 +9,7 @@ use crate::support::unique;
 use crate::support::wait::{LATER, SOON, eventually, stays, until};
 
 /// What `outboxd reconcile` reports.
-fn report(options: &RelayOptions, arguments: &[&str]) -> serde_json::Value {
+pub fn report(options: &RelayOptions, arguments: &[&str]) -> serde_json::Value {
     let arguments = [&["reconcile", "-o", "json"], arguments].concat();
     let (code, said, complaint) = options.command_output(&arguments);
     assert_eq!(code, 0, "{complaint}");

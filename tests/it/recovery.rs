@@ -21,7 +21,7 @@ async fn stage(server: &TempPostgres, name: &str) -> Stage {
     stage
 }
 
-async fn wal_status(stage: &Stage) -> Option<String> {
+pub async fn wal_status(stage: &Stage) -> Option<String> {
     let sql = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = $1";
     let row = stage.database.sql.query_opt(sql, &[&stage.slot()]).await.unwrap();
     row.and_then(|row| row.get(0))
@@ -44,7 +44,7 @@ async fn lose_slot(stage: &Stage) {
     stage.database.execute("SELECT pg_reload_conf()").await;
 }
 
-async fn wait_for_settled(relay: &crate::support::relay::Relay, more: f64) {
+pub async fn wait_for_settled(relay: &crate::support::relay::Relay, more: f64) {
     let target = relay.metric("events_processed_total").await + more;
     eventually("it to work", SOON, || async {
         relay.metric("events_processed_total").await >= target

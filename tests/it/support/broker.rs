@@ -13,6 +13,25 @@ use super::records::Kafka;
 use super::setting;
 use super::wait::{LATER, eventually};
 
+/// Settings of a broker that asks who somebody is, and lets him do only what he may. "admin" may do
+/// everything, "relay" nothing at first; their passwords are their names.
+pub const GUARDED: [(&str, &str); 6] = [
+    ("listener.security.protocol.map", "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
+    ("sasl.enabled.mechanisms", "PLAIN"),
+    ("sasl.mechanism.inter.broker.protocol", "PLAIN"),
+    (
+        "listener.name.plaintext.plain.sasl.jaas.config",
+        "org.apache.kafka.common.security.plain.PlainLoginModule required \
+         username=\"admin\" password=\"admin\" user_admin=\"admin\" user_relay=\"relay\";",
+    ),
+    ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+    ("super.users", "User:ANONYMOUS;User:admin"),
+];
+
+/// The relay's properties for such a broker.
+pub const RELAY_LOGIN: &str = r#"{"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN",
+                                  "sasl.username": "relay", "sasl.password": "relay"}"#;
+
 /// One node, broker and controller in one.
 pub struct Broker {
     home: TempDir,
@@ -80,7 +99,30 @@ impl Broker {
 
     /// Its address.
     pub fn kafka(&self) -> Kafka {
-        Kafka { servers: format!("127.0.0.1:{}", self.port) }
+        Kafka::at(format!("127.0.0.1:{}", self.port))
+    }
+
+    /// A guarded broker, as its administrator sees it.
+    pub fn as_admin(&self) -> Kafka {
+        Kafka { user: Some("admin"), ..self.kafka() }
+    }
+
+    /// Changes who may do what on a guarded broker, by Kafka's own tool.
+    pub async fn access(&self, arguments: &[&str]) {
+        let login = self.home.path().join("admin.properties");
+        let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+        let text = format!(
+            "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\n\
+             sasl.jaas.config={module} required username=\"admin\" password=\"admin\";\n"
+        );
+        std::fs::write(&login, text).unwrap();
+        let mut command = java("org.apache.kafka.tools.AclCommand");
+        command.args(["--bootstrap-server", &self.kafka().servers, "--command-config"]);
+        command.arg(login).args(arguments).stdin(Stdio::null());
+        // Others go on meanwhile.
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn log(&self) -> PathBuf {

@@ -32,6 +32,15 @@ pub async fn truth(database: &Database) -> Truth {
     rows.iter().map(|row| (row.get(0), event(row))).collect()
 }
 
+/// Events of which not everything was promised.
+#[derive(Debug, Default)]
+pub struct Excused {
+    /// Not to be published at all.
+    pub given_up: HashSet<String>,
+    /// To come, and behind later ones of their key if need be.
+    pub late: HashSet<String>,
+}
+
 /// What is not as it was promised.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -57,14 +66,23 @@ pub struct Verdict {
 impl Verdict {
     /// Holds `records`, in the order of offsets, against the truth.
     pub fn new(truth: &Truth, records: &[Record]) -> Self {
+        Self::excusing(truth, records, &Excused::default())
+    }
+
+    /// The same, but for events that are excused.
+    pub fn excusing(truth: &Truth, records: &[Record], excused: &Excused) -> Self {
         let mut verdict = Self::default();
+        let Excused { given_up, late } = excused;
+        let excused = late.union(given_up).filter_map(|id| truth.get(id));
+        let excused: HashSet<_> =
+            excused.map(|event| (event.topic.as_str(), event.key.as_str(), event.seq)).collect();
         let mut seen: HashSet<&str> = HashSet::new();
         let mut last: HashMap<(&str, &str), i64> = HashMap::new();
         let mut before: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         let mut homes: BTreeMap<(&str, &str), i32> = BTreeMap::new();
         for record in records {
             let id = record.event_id();
-            let Some(event) = truth.get(id) else {
+            let Some(event) = truth.get(id).filter(|_| !given_up.contains(id)) else {
                 verdict.phantoms.push(id.to_owned());
                 continue;
             };
@@ -78,17 +96,25 @@ impl Verdict {
             if *homes.entry(place).or_insert(record.partition) != record.partition {
                 verdict.scattered.push(record.key().to_owned());
             }
-            // An aggregate's events are numbered without a gap in the order of commits.
-            let last = last.entry(place).or_insert(0);
-            let before = before.insert(place, event.seq).unwrap_or(0);
-            if event.seq > before + 1 && before < *last {
-                verdict.strays.push(format!("{} {}: {before}", event.topic, event.key));
-            }
-            if !seen.insert(id) {
-                verdict.duplicates += 1;
+            let is_first = seen.insert(id);
+            verdict.duplicates += usize::from(!is_first);
+            if late.contains(id) {
                 continue;
             }
-            if event.seq != *last + 1 {
+            // An aggregate's events are numbered without a gap in the order of commits.
+            let behind = |seq: i64| {
+                let mut followers = seq + 1..;
+                followers.find(|seq| !excused.contains(&(place.0, place.1, *seq))).unwrap_or(seq)
+            };
+            let last = last.entry(place).or_insert(0);
+            let before = before.insert(place, event.seq).unwrap_or(0);
+            if event.seq > behind(before) && before < *last {
+                verdict.strays.push(format!("{} {}: {before}", event.topic, event.key));
+            }
+            if !is_first {
+                continue;
+            }
+            if event.seq != behind(*last) {
                 let text = format!("{} {}: {} after {last}", event.topic, event.key, event.seq);
                 verdict.overtakers.push(text);
             }
@@ -100,7 +126,8 @@ impl Verdict {
             }
         }
         verdict.delivered = seen.len();
-        verdict.lost = truth.keys().filter(|id| !seen.contains(id.as_str())).cloned().collect();
+        let is_missing = |id: &&String| !seen.contains(id.as_str()) && !given_up.contains(*id);
+        verdict.lost = truth.keys().filter(is_missing).cloned().collect();
         verdict
     }
 
@@ -157,6 +184,14 @@ pub fn out_of_line(committed: &[String], records: &[Record]) -> Option<String> {
         .map(|place| (committed.get(place).map(String::as_str), arrived.get(place).copied()))
         .find(|(expected, found)| expected != found)?;
     Some(format!("{expected:?} was committed, {found:?} is in its place"))
+}
+
+/// The events whose first copy says that an operator had it published again.
+pub fn redelivered(records: &[Record]) -> HashSet<String> {
+    let mut seen = HashSet::new();
+    let first = records.iter().filter(|record| seen.insert(record.event_id()));
+    let flagged = first.filter(|record| record.header("outboxd-redelivery").is_some());
+    flagged.map(|record| record.event_id().to_owned()).collect()
 }
 
 /// Holds Kafka against the truth, as they are now.

@@ -108,7 +108,7 @@ impl KafkaProxy {
 
     /// The cluster, as it is found through the proxy.
     pub fn kafka(&self) -> Kafka {
-        Kafka { servers: self.servers.clone() }
+        Kafka::at(self.servers.clone())
     }
 
     /// From now on this goes wrong, too.

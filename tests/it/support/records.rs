@@ -48,17 +48,28 @@ impl Record {
 #[derive(Clone)]
 pub struct Kafka {
     pub servers: String,
+    /// Who asks, where that matters; the password is the same.
+    pub user: Option<&'static str>,
 }
 
 impl Kafka {
     /// The shared one.
     pub fn shared() -> Self {
-        Self { servers: setting("KAFKA_BOOTSTRAP_SERVERS") }
+        Self::at(setting("KAFKA_BOOTSTRAP_SERVERS"))
+    }
+
+    /// One that asks nobody who he is.
+    pub fn at(servers: String) -> Self {
+        Self { servers, user: None }
     }
 
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.servers);
+        if let Some(user) = self.user {
+            config.set("security.protocol", "SASL_PLAINTEXT").set("sasl.mechanism", "PLAIN");
+            config.set("sasl.username", user).set("sasl.password", user);
+        }
         config
     }
 

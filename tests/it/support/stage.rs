@@ -28,7 +28,7 @@ impl Stage {
     /// On services of the test's own.
     pub async fn at(database: Database, kafka: Kafka, name: &str, keys: u64) -> Self {
         let prefix = unique(name);
-        let workload = Workload { prefix, topics: 2, keys, writers: 4, drafts: false };
+        let workload = Workload { prefix, topics: 2, keys, writers: 4, drafts: false, pace: None };
         Self::of(database, kafka, workload, 3).await
     }
 

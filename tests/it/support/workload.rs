@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::interval;
 use tokio_postgres::Client;
 
 use super::database::{Database, try_connect};
@@ -24,6 +26,9 @@ pub struct Workload {
     pub writers: u64,
     /// Whether events are written into the outbox with a status other than pending, too.
     pub drafts: bool,
+    /// How often each writer that goes on until it is stopped writes; as often as it can if nothing
+    /// is said. For tests that wait for what is read soon, however busy the machine is.
+    pub pace: Option<Duration>,
 }
 
 /// Tables beside the outbox.
@@ -32,15 +37,19 @@ const TABLES: &str = "\
     CREATE TABLE truth (event_id text PRIMARY KEY, topic text NOT NULL, key text NOT NULL, \
                         seq bigint NOT NULL, payload text NOT NULL)";
 
-/// Writes `$2` events of aggregate `$1`.
+/// Writes `$2` events of aggregate `$1`, with `$3` times the text in each.
 const WRITE: &str = "\
     WITH moved AS (UPDATE aggregate SET seq = seq + $2 WHERE id = $1 RETURNING id, topic, seq), \
     written AS (INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, topic) \
         SELECT 'tested', m.id, 'Tested', \
-               jsonb_build_object('seq', m.seq - $2 + n, 'text', repeat('canary-payload-', 7)), m.topic \
+               jsonb_build_object('seq', m.seq - $2 + n, 'text', repeat('canary-payload-', $3)), m.topic \
         FROM moved m, generate_series(1, $2) n ORDER BY n \
         RETURNING id::text, topic, aggregate_id, (payload->>'seq')::bigint AS seq, payload::text) \
-    INSERT INTO truth SELECT * FROM written";
+    INSERT INTO truth SELECT * FROM written RETURNING event_id";
+
+/// How often an event repeats its text, and how long the text is.
+const TEXT: i32 = 7;
+const TEXT_BYTES: i32 = 15;
 
 impl Workload {
     pub fn topic_names(&self) -> Vec<String> {
@@ -70,6 +79,12 @@ impl Workload {
             let partitions = if topic == self.line() { 1 } else { partitions };
             kafka.create_topic(&topic, partitions, &[]).await;
         }
+    }
+
+    /// Writes one event with so many bytes of text and a few more, and gives its id.
+    pub async fn write_large(&self, database: &Database, key: &str, bytes: i32) -> String {
+        let text = bytes / TEXT_BYTES + 1;
+        database.row(WRITE, &[&key, &1_i64, &text]).await.get(0)
     }
 
     /// Writes until about `events` are committed.
@@ -102,6 +117,7 @@ impl Workload {
             let url = database.url.clone();
             writers.spawn(async move {
                 let mut dice = fastrand::Rng::with_seed(100 + writer);
+                let mut ticks = this.pace.map(interval);
                 while !stop.load(Ordering::Relaxed) {
                     let Ok(mut sql) = try_connect(&url).await else {
                         tokio::task::yield_now().await;
@@ -110,7 +126,11 @@ impl Workload {
                     // A transaction whose commit was cut off is there or not; the truth knows.
                     while !stop.load(Ordering::Relaxed)
                         && this.transaction(&mut sql, &mut dice).await.is_ok()
-                    {}
+                    {
+                        if let Some(ticks) = &mut ticks {
+                            ticks.tick().await;
+                        }
+                    }
                 }
             });
         }
@@ -133,15 +153,15 @@ impl Workload {
             let (key, events) = (format!("key-{key}"), dice.i64(1..12));
             if dice.u8(..20) == 0 {
                 let savepoint = transaction.savepoint("undone").await?;
-                savepoint.execute(WRITE, &[&key, &events]).await?;
+                savepoint.execute(WRITE, &[&key, &events, &TEXT]).await?;
                 savepoint.rollback().await?;
             } else {
-                count += transaction.execute(WRITE, &[&key, &events]).await?;
+                count += transaction.execute(WRITE, &[&key, &events, &TEXT]).await?;
             }
         }
         // Last of all: whoever has it locked waits for nobody but the server.
         if dice.u8(..20) == 0 {
-            count += transaction.execute(WRITE, &[&"line", &1_i64]).await?;
+            count += transaction.execute(WRITE, &[&"line", &1_i64, &TEXT]).await?;
         }
         if self.drafts {
             let draft = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, status, sent_at) \
