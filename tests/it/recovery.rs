@@ -1,5 +1,7 @@
 //! Slots that are lost, and the way back.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use outboxd::demo::TempPostgres;
 
@@ -17,6 +19,7 @@ async fn stage(server: &TempPostgres, name: &str) -> Stage {
     let database = Database::new_at(&server.url("postgres"), name).await;
     let stage = Stage::at(database, Kafka::shared(), name, 50).await;
     let mut stage = stage.without_oracle().await;
+    stage.workload.pace = Some(Duration::from_millis(20));
     stage.workload.writers = 8;
     stage
 }
