@@ -75,7 +75,7 @@ impl Scene {
     /// Waits until each of the events is held for that reason.
     async fn held(&self, reason: &str, events: &[&str]) {
         let condition = format!("reason = '{reason}' AND event_id IN ('{}')", events.join("','"));
-        eventually(format!("{events:?} to be {reason}"), SOON, || async {
+        eventually(format!("{events:?} to be {reason}"), LATER, || async {
             self.count_held(&condition).await == events.len() as i64
         })
         .await;

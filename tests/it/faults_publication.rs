@@ -105,7 +105,7 @@ async fn is_healed(stage: &Stage, in_between: &HashSet<String>) -> usize {
 
     let writing = stage.workload.start(&stage.database);
     assert_eq!(report(&options, &["--heal", "--yes"])["healed"], true);
-    let relay = options.start_ready().await;
+    let relay = options.start_sweeping().await;
     wait_for_settled(&relay, 500.0).await;
     writing.stop().await;
     wait_until_all_sent(&stage.database).await;

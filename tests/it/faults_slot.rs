@@ -37,7 +37,7 @@ async fn recovers(stage: &Stage, options: &RelayOptions, limit: &str, writing: W
     let (code, said, complaint) = options.command_output(&["slot", "recover", "--yes"]);
     assert_eq!(code, 0, "{complaint}");
     assert!(said.contains("The next start publishes every unsent row"), "{said}");
-    let relay = options.start_ready().await;
+    let relay = options.start_sweeping().await;
     wait_for_settled(&relay, 1_000.0).await;
     becomes(&relay, "outbox_slot_wal_status{status=\"reserved\"}", 1.0).await;
     writing.stop().await;

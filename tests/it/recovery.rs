@@ -10,7 +10,7 @@ use crate::support::pg_bin;
 use crate::support::records::Kafka;
 use crate::support::small::Small;
 use crate::support::stage::Stage;
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{LATER, SOON, eventually};
 
 /// A server that does not keep WAL that nobody needs.
 const TIDY: [(&str, &str); 2] = [("max_wal_size", "32MB"), ("min_wal_size", "32MB")];
@@ -73,7 +73,7 @@ async fn a_lost_slot_is_recovered_by_one_command_while_writers_write() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("The next start publishes every unsent row"), "{said}");
     assert_eq!(wal_status(&stage).await, None);
-    let relay = options.start_ready().await;
+    let relay = options.start_sweeping().await;
     wait_for_settled(&relay, 1_000.0).await;
     let (code, _, said) = options.command_output(&["slot", "recover", "--yes"]);
     assert_eq!((code, said.contains("stop it first")), (69, true), "{said}");
@@ -109,7 +109,7 @@ async fn a_relay_that_may_recovers_by_itself() {
     relay.signal(Signal::SIGSTOP);
     lose_slot(&stage).await;
     relay.signal(Signal::SIGCONT);
-    eventually("it to recover again", SOON, || async {
+    eventually("it to recover again", LATER, || async {
         relay.logged().iter().filter(|line| line.contains("the stream is given up")).count() == 2
     })
     .await;

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::conduct::{Takes, descriptors, leaks, with_secret};
 use super::database::Database;
 use super::records::Kafka;
-use super::wait::{SOON, eventually, until};
+use super::wait::{LATER, SOON, eventually, until};
 
 /// How to start a relay.
 #[derive(Clone)]
@@ -128,6 +128,14 @@ impl RelayOptions {
     pub async fn start_ready(&self) -> Relay {
         let mut relay = self.start();
         relay.wait_until_ready().await;
+        relay
+    }
+
+    /// The same where much is to be swept first.
+    pub async fn start_sweeping(&self) -> Relay {
+        let relay = self.start();
+        eventually("the sweep to end", LATER, || async { relay.get("/readyz").await.0 == 200 })
+            .await;
         relay
     }
 }
