@@ -2,8 +2,8 @@
 //! the slot further on knows that somebody else has moved it, and that rows were left out.
 //!
 //! Settling writes it along with the position. Where the outbox is idle and the database is not, it
-//! is written by itself: not often, and not for the little that was added to the WAL by writing it,
-//! because an idle database would then never be idle.
+//! is written by itself: not often, and with what writing it adds to the WAL, because an idle database
+//! would else never be idle.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,17 +16,15 @@ use crate::status::{StatusStore, StoreError};
 
 /// By itself it is written no more often than this.
 const EVERY: Duration = Duration::from_secs(5);
-/// The end of a commit, and what the server notes about running transactions after it.
-const OWN_BYTES: u64 = 128;
+/// What writing it adds to the WAL, and what the server notes about running transactions after it.
+const OWN_BYTES: u64 = 512;
 
-type Work = Pin<Box<dyn Future<Output = Result<Option<Lsn>, StoreError>>>>;
+type Work = Pin<Box<dyn Future<Output = Result<bool, StoreError>>>>;
 
 /// What is durable of it, and the writing of more.
 #[derive(Default)]
 pub(super) struct Confirmable {
     durable: Lsn,
-    /// The WAL's end when it was last written by itself.
-    end: Lsn,
     /// When it may be written by itself again.
     next: Option<Instant>,
     due: Option<Instant>,
@@ -44,7 +42,7 @@ impl Confirmable {
         self.durable = self.durable.max(lsn);
     }
 
-    /// Starts to write it if the `watermark` is enough above it; `at_once`, if it is at all.
+    /// Starts to write it if the `watermark` is above it; `at_once`, if nothing comes after it.
     pub(super) fn start<T: StatusStore + 'static>(
         &mut self,
         store: &Rc<T>,
@@ -53,8 +51,7 @@ impl Confirmable {
         at_once: bool,
     ) {
         self.due = None;
-        let grown = watermark.bytes_since(self.end);
-        if watermark <= self.durable || grown <= OWN_BYTES && !at_once {
+        if watermark <= self.durable {
             return;
         }
         if let Some(next) = self.next.filter(|next| now < *next && !at_once) {
@@ -62,9 +59,10 @@ impl Confirmable {
             return;
         }
         self.next = Some(now + EVERY);
+        let more = if at_once { 0 } else { OWN_BYTES };
+        let lsn = Lsn::from_wire(watermark.to_wire().saturating_add(more));
         let store = Rc::clone(store);
-        let work = Box::pin(async move { store.allow_confirming(watermark).await });
-        self.running = Some((watermark, work));
+        self.running = Some((lsn, Box::pin(async move { store.allow_confirming(lsn).await })));
     }
 
     /// When [`Confirmable::start`] has something to do that nothing else announces.
@@ -78,20 +76,17 @@ impl Confirmable {
     }
 
     /// Waits for what is under way; for ever if nothing is. Cancel-safe.
-    pub(super) async fn finished(&mut self) -> Result<Option<Lsn>, StoreError> {
+    pub(super) async fn finished(&mut self) -> Result<bool, StoreError> {
         match &mut self.running {
             Some((_, work)) => work.as_mut().await,
             None => std::future::pending().await,
         }
     }
 
-    /// Takes in what [`Confirmable::finished`] gave: the WAL's end, if it was written.
-    pub(super) fn complete(&mut self, end: Option<Lsn>) {
-        if let Some((lsn, _)) = self.running.take()
-            && let Some(end) = end
-        {
+    /// Takes in what [`Confirmable::finished`] gave: whether it was written.
+    pub(super) fn complete(&mut self, is_written: bool) {
+        if let Some((lsn, _)) = self.running.take().filter(|_| is_written) {
             self.settled(lsn);
-            self.end = end;
         }
     }
 }

@@ -364,5 +364,5 @@ fn fill(
 pub(super) enum Finished {
     Settled(Batch, Result<Settled, StoreError>),
     CaughtUp(Result<CaughtUp, StoreError>),
-    Allowed(Result<Option<Lsn>, StoreError>),
+    Allowed(Result<bool, StoreError>),
 }

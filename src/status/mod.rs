@@ -90,10 +90,9 @@ pub trait StatusStore {
     /// Writes the statuses of a run and moves the position, in one transaction.
     fn settle(&self, batch: &Batch) -> impl Future<Output = Result<Settled, StoreError>>;
 
-    /// Makes durable that the slot may be confirmed up to `lsn`. Gives the WAL's end after it; none
-    /// where somebody else has the relay's row locked. Not to be called while a transaction is under
-    /// way.
-    fn allow_confirming(&self, lsn: Lsn) -> impl Future<Output = Result<Option<Lsn>, StoreError>>;
+    /// Makes durable that the slot may be confirmed up to `lsn`. Whether it did: somebody else may
+    /// have the relay's row locked. Not to be called while a transaction is under way.
+    fn allow_confirming(&self, lsn: Lsn) -> impl Future<Output = Result<bool, StoreError>>;
 
     /// Tries again to write some of what was deferred into its rows, for no longer than a settle
     /// transaction takes. Not to be called while one is under way.

@@ -238,7 +238,7 @@ pub(super) const DEFERRED: &str = "SELECT at::text, event_id FROM outboxd.ledger
 pub(super) const IS_AT: &str = "SELECT EXISTS (SELECT FROM outboxd.relay \
      WHERE relay_id = $1 AND epoch = $2 AND position_lsn = $3 AND position_index = $4)";
 
-/// The slot may be confirmed up to `$3`: `$1` relay, `$2` epoch. Gives where the WAL ends then.
+/// The slot may be confirmed up to `$3`: `$1` relay, `$2` epoch.
 pub(super) const ALLOW_CONFIRMING: &str = "UPDATE outboxd.relay \
      SET confirmable_lsn = greatest(confirmable_lsn, $3) \
-     WHERE relay_id = $1 AND epoch = $2 RETURNING pg_current_wal_insert_lsn()";
+     WHERE relay_id = $1 AND epoch = $2";

@@ -218,13 +218,13 @@ impl StatusStore for PgStatusStore {
         }
     }
 
-    async fn allow_confirming(&self, lsn: Lsn) -> Result<Option<Lsn>, StoreError> {
+    async fn allow_confirming(&self, lsn: Lsn) -> Result<bool, StoreError> {
         let lsn = PgLsn::from(lsn.to_wire());
         let parameters: [&(dyn ToSql + Sync); 3] = [&self.relay_id, &self.epoch, &lsn];
-        match self.client().query_opt(ALLOW_CONFIRMING, &parameters).await.map_err(Error::from) {
-            Ok(Some(row)) => Ok(Some(Lsn::from_wire(row.get::<_, PgLsn>(0).into()))),
-            Ok(None) => Err(StoreError::Fenced),
-            Err(error) if is_a_rows_doing(&error) => Ok(None),
+        match self.client().execute(ALLOW_CONFIRMING, &parameters).await.map_err(Error::from) {
+            Ok(1) => Ok(true),
+            Ok(_) => Err(StoreError::Fenced),
+            Err(error) if is_a_rows_doing(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -146,11 +146,11 @@ impl StatusStore for MemoryStore {
         Ok(Settled { deferred: self.defers(), ordinals })
     }
 
-    async fn allow_confirming(&self, lsn: Lsn) -> Result<Option<Lsn>, StoreError> {
+    async fn allow_confirming(&self, lsn: Lsn) -> Result<bool, StoreError> {
         let _in_use = self.take();
         self.travel(self.slow).await?;
         if self.rng.borrow_mut().u8(..8) == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         let witness = &self.connection.witness;
         if !witness.world.allow_confirming(witness.epoch, lsn) {
@@ -158,7 +158,7 @@ impl StatusStore for MemoryStore {
             return Err(StoreError::Fenced);
         }
         self.travel(self.slow).await?;
-        Ok(Some(lsn))
+        Ok(true)
     }
 
     async fn catch_up(&self) -> Result<CaughtUp, StoreError> {
