@@ -57,6 +57,8 @@ CREATE TABLE IF NOT EXISTS outboxd.held_event (
     -- Pairs of name and value, in order.
     headers        json        NOT NULL DEFAULT '[]',
     value          bytea,
+    -- Milliseconds since 1970, where the record's timestamp is not that of publishing.
+    record_timestamp bigint,
     attempts       int         NOT NULL DEFAULT 0,
     max_attempts   int,
     -- No attempt is left: a dead letter, or a matter for an operator.

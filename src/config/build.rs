@@ -1,17 +1,12 @@
 //! Settings become what the modules need; what cannot be is noted.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use toml::Value;
-
-use super::key::Kind;
-use super::settings::{Settings, expected, plain};
-use super::{AdminConfig, Config, LogConfig, LogFormat, Token};
+use super::settings::Settings;
+use super::{AdminConfig, Config, LogConfig, LogFormat, Token, events};
 use crate::ack::Limits;
-use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Source};
+use crate::outbox::is_topic_name;
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
-use crate::outbox::{EventConfig, Format, PayloadEncoding, is_topic_name};
 use crate::postgres::{Server, TableName, is_slot_name};
 use crate::relay::{
     DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, OnSlotLost, ReconcileConfig,
@@ -86,7 +81,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
             None
         }
     };
-    let events = events(settings);
+    let events = events::events(settings);
     let reconcile = ReconcileConfig {
         interval: settings.duration("reconcile.interval"),
         heal: settings.boolean("reconcile.heal"),
@@ -188,69 +183,6 @@ fn server(settings: &mut Settings) -> Option<Server> {
             None
         }
     }
-}
-
-fn events(settings: &mut Settings) -> EventConfig {
-    let format = match settings.choice("envelope.format").as_str() {
-        "payload" => Format::Payload,
-        _ => Format::Envelope,
-    };
-    let headers = if settings.is_chosen("envelope.headers") {
-        settings.list("envelope.headers")
-    } else {
-        // The value of `payload` does not tell what happened.
-        let usual: &[&str] = match format {
-            Format::Envelope => &["event_id"],
-            Format::Payload => &["event_id", "event_type"],
-        };
-        usual.iter().map(|name| (*name).to_owned()).collect()
-    };
-    EventConfig {
-        columns: ColumnMap::new(|field| field_config(settings, field)),
-        payload_encoding: match settings.choice("outbox.payload_encoding").as_str() {
-            "text" => PayloadEncoding::Text,
-            _ => PayloadEncoding::Auto,
-        },
-        topic: settings.text("route.topic"),
-        default_topic: settings.text("route.default"),
-        format,
-        headers,
-    }
-}
-
-fn field_config(settings: &mut Settings, field: Field) -> FieldConfig {
-    let path = format!("outbox.columns.{}", field.name());
-    let chosen = settings.is_chosen(&path);
-    let Some(setting) = settings.get(&path) else {
-        return FieldConfig::default();
-    };
-    let origin = setting.origin.clone();
-    let (source, default) = match &setting.value {
-        Value::String(name) if name.is_empty() => (None, None),
-        Value::String(name) => (Some(Source::Column(name.clone())), None),
-        Value::Table(table) => {
-            let mut entries: BTreeMap<_, _> = table
-                .iter()
-                .filter_map(|(name, value)| Some((name.as_str(), plain(value)?)))
-                .collect();
-            let default = entries.remove("default");
-            let source = match entries.into_iter().collect::<Vec<_>>().as_slice() {
-                [("column", name)] => Some(Source::Column(name.clone())),
-                [("payload", pointer)] => Some(Source::Payload(pointer.clone())),
-                [("const", value)] => Some(Source::Const(value.clone())),
-                _ => None,
-            };
-            if source.is_none() {
-                settings.problem(format!("{path} ({origin}): expected {}", expected(Kind::Field)));
-            }
-            (source, default)
-        }
-        _ => {
-            settings.problem(format!("{path} ({origin}): expected {}", expected(Kind::Field)));
-            (None, None)
-        }
-    };
-    FieldConfig { source, default, chosen }
 }
 
 fn status(settings: &mut Settings) -> StatusConfig {

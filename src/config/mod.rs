@@ -4,6 +4,7 @@
 //! the environment. Every module's part is a struct of that module; this one only builds them.
 
 mod build;
+mod events;
 mod key;
 mod keys;
 mod settings;

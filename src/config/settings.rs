@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::key::{Key, Kind};
-use super::keys::{KEYS, by_path, is_section, suggestion};
+use super::keys::{by_path, is_section, keys, suggestion};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Settings {
     /// Every default.
     pub(super) fn with_defaults() -> Self {
         let mut settings = Self::default();
-        for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
+        for key in keys().filter(|key| !key.default.is_empty()) {
             let table = format!("key = {}", key.default).parse::<Table>();
             if let Some(value) = table.ok().and_then(|mut table| table.remove("key")) {
                 settings.values.insert(key.path, Setting { value, origin: Origin::Default });

@@ -7,14 +7,14 @@ use percent_encoding::percent_decode_str;
 use toml::Value;
 
 use super::key::Kind;
-use super::keys::KEYS;
+use super::keys::keys;
 use super::settings::{Origin, Settings};
 
 /// Every key with its effective value and where it comes from.
 pub(super) fn effective(settings: &Settings) -> String {
     let mut out = String::new();
-    let width = KEYS.iter().map(|key| key.path.len()).max().unwrap_or(0);
-    for key in KEYS {
+    let width = keys().map(|key| key.path.len()).max().unwrap_or(0);
+    for key in keys() {
         let (value, origin) = match settings.get(key.path) {
             Some(setting) => {
                 let value = match key.kind {
@@ -89,7 +89,7 @@ pub(super) fn template() -> String {
          # OUTBOXD__SECTION__KEY in the environment overrides it.\n",
     );
     let mut section = "";
-    for key in KEYS {
+    for key in keys() {
         let (of_key, name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
         if of_key != section {
             section = of_key;
@@ -178,7 +178,7 @@ mod tests {
                 _ => format!("{line}\n"),
             })
             .collect();
-        for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
+        for key in keys().filter(|key| !key.default.is_empty()) {
             let name = key.path.rsplit_once('.').unwrap().1;
             assert!(uncommented.contains(&format!("\n{name} = {}\n", key.default)), "{}", key.path);
         }

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use super::binding::Row;
 use super::columns::Field;
-use super::envelope::{Envelope, Mapper, PayloadForm, decode_hex};
+use super::envelope::{Envelope, Mapper};
+use super::format::{PayloadForm, decode_hex};
 use super::headers::HeaderList;
 use super::{MapError, timestamp};
 use crate::lsn::Position;
@@ -128,7 +129,7 @@ impl Mapper {
             event_type: text(Field::EventType),
             dedup_key: text(Field::DedupKey),
             topic: self.topic_of(&row),
-            key: row.key().ok().flatten(),
+            key: self.key_of(&row),
             headers,
             value: row.bytes(Field::Payload).map(|bytes| as_written(bytes, self.payload)),
             occurred: text(Field::OccurredAt).and_then(|text| timestamp::micros(&text)),

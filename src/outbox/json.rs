@@ -13,6 +13,12 @@ pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     let _ = serde_json::to_writer(out, text);
 }
 
+/// The same of text that is put together only now.
+pub(super) fn write_display(text: &impl fmt::Display, out: &mut Vec<u8>) {
+    // Writing to memory cannot fail.
+    let _ = serde::Serializer::collect_str(&mut serde_json::Serializer::new(out), text);
+}
+
 /// Whether `bytes` are one JSON value.
 pub(super) fn is_json(bytes: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(bytes).is_ok()

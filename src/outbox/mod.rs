@@ -11,18 +11,24 @@ pub mod status;
 mod binding;
 mod content;
 mod envelope;
+mod format;
 mod headers;
 mod json;
+mod map;
+mod named;
 mod partition;
 mod problem;
 mod route;
 mod timestamp;
+mod trace;
 
 pub use content::{Content, Misfit};
-pub use envelope::{Envelope, EventConfig, EventMap, Format, Mapper, PayloadEncoding};
+pub use envelope::{Envelope, Mapper, Stamp};
+pub use format::{Converter, DebeziumConfig, Format, FormatConfig};
 pub use headers::{HeaderList, Headers};
+pub use map::{EventConfig, EventMap, PayloadEncoding, RecordTimestamp};
 pub use partition::Placement;
-pub use route::is_topic_name;
+pub use route::{RouteConfig, is_topic_name};
 
 /// A row that can never become an event. The texts name what is wrong, never the row's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,8 +37,20 @@ pub enum MapError {
     #[error("the event's id is null")]
     NoId,
     /// Neither template has all its values.
-    #[error("no topic: neither route.topic nor route.default has a value for all its names")]
+    #[error("no topic: neither route.topic nor what comes after it has a value for all its names")]
     NoTopic,
+    /// A type that nobody gave a topic.
+    #[error("no topic: the event's type is not in route.map, and route.unmapped is \"error\"")]
+    Unmapped,
+    /// A topic that events may not have.
+    #[error("the topic is not one of those that route.allow names")]
+    NotAllowed,
+    /// A CloudEvent without a type.
+    #[error("the event has no type, and a CloudEvent needs one")]
+    NoType,
+    /// A CloudEvent with an attribute that may not be one.
+    #[error("the id, type or subject is empty or has characters that no CloudEvent may have")]
+    BadAttribute,
     /// A name that Kafka does not take.
     #[error("the topic is not a name that Kafka takes: 1 to 249 of A-Z a-z 0-9 . _ -")]
     BadTopic,
@@ -63,4 +81,4 @@ pub enum MapError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

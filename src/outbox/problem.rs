@@ -68,6 +68,24 @@ pub enum MapProblem {
         /// The name.
         name: String,
     },
+    /// A column that holds no timestamps.
+    #[error("{key}: column \"{column}\" is of type {found}; expected timestamptz or timestamp")]
+    WrongTimestampType {
+        /// The configuration's key.
+        key: &'static str,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// Something in `[route]` or `[envelope]` that cannot be used.
+    #[error("{key}: {problem}")]
+    BadSetting {
+        /// The configuration's key.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A template that cannot be read.
     #[error("{key}: {problem}")]
     BadTemplate {

@@ -202,7 +202,7 @@ impl Pending<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::columns::tests::layout;
     use super::*;
 
@@ -210,7 +210,8 @@ mod tests {
         StatusColumn { name: Some(name.to_owned()), chosen }
     }
 
-    fn config(mode: Mode) -> StatusConfig {
+    /// One with a column for the status and one for the time of sending.
+    pub(crate) fn config(mode: Mode) -> StatusConfig {
         StatusConfig {
             mode,
             status: column("status", false),

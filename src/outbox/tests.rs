@@ -2,13 +2,15 @@
 
 use super::columns::tests::layout;
 use super::columns::{ColumnMap, Field, FieldConfig, Kind, Layout, Source};
-use super::status::{Mode, StatusColumn, StatusConfig};
+use super::status::{Mode, Pending};
 use super::*;
 use crate::lsn::{Lsn, Position};
 use crate::pgoutput::{Column, Relation};
 use proptest::prelude::*;
 
+mod formats;
 mod odd;
+mod routing;
 
 const NOW: i64 = 1_795_240_800_000_000; // 2026-11-21 06:00:00 UTC
 const POSITION: Position = Position { commit: Lsn::from_wire(0x1_0000_00AB), index: 3 };
@@ -54,14 +56,7 @@ impl Table {
             default: None,
             chosen: false,
         });
-        let config = EventConfig {
-            columns,
-            payload_encoding: PayloadEncoding::Auto,
-            topic: "{topic}".to_owned(),
-            default_topic: "outbox.{aggregate_type}".to_owned(),
-            format: Format::Envelope,
-            headers: vec!["event_id".to_owned()],
-        };
+        let config = events(columns, Format::Envelope);
         Self { config, columns: ours() }
     }
 
@@ -77,7 +72,7 @@ impl Table {
     }
 
     fn format(mut self, format: Format) -> Self {
-        self.config.format = format;
+        self.config.format.format = format;
         self
     }
 
@@ -107,8 +102,14 @@ impl Table {
             name: "outbox".to_owned(),
             columns: columns.collect(),
         };
-        let status = status().compile(&layout).unwrap();
+        let status = status::tests::config(Mode::Update).compile(&layout).unwrap();
         EventMap::compile(&self.config, status.pending, &layout).unwrap().bind(&relation).unwrap()
+    }
+
+    /// What is wrong with the map.
+    fn problems(&self) -> Vec<String> {
+        let found = EventMap::compile(&self.config, Pending::Always, &self.layout()).err();
+        found.unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
     fn map(&self) -> Result<Published, MapError> {
@@ -127,20 +128,24 @@ impl Table {
     }
 }
 
-fn status() -> StatusConfig {
-    let column = |name: &str| StatusColumn { name: Some(name.to_owned()), chosen: false };
-    StatusConfig {
-        mode: Mode::Update,
-        status: column("status"),
-        sent_at: column("sent_at"),
-        sent_flag: StatusColumn::default(),
-        attempts: StatusColumn::default(),
-        next_attempt_at: StatusColumn::default(),
-        last_error: StatusColumn::default(),
-        label_pending: "PENDING".to_owned(),
-        label_sent: "SENT".to_owned(),
-        label_failed: "FAILED".to_owned(),
-        label_retrying: "FAILED".to_owned(),
+/// The usual configuration, with one header: the event's id.
+pub(crate) fn events(columns: ColumnMap, format: Format) -> EventConfig {
+    EventConfig {
+        columns,
+        payload_encoding: PayloadEncoding::Auto,
+        route: RouteConfig {
+            topic: "{topic}".to_owned(),
+            default: "outbox.{aggregate_type}".to_owned(),
+            by: "aggregate_type".to_owned(),
+            ..RouteConfig::default()
+        },
+        format: FormatConfig {
+            format,
+            source: "/outboxd".to_owned(),
+            debezium: DebeziumConfig::default(),
+        },
+        headers: vec!["event_id".to_owned()],
+        record_timestamp: RecordTimestamp::Publish,
     }
 }
 
@@ -151,6 +156,7 @@ struct Published {
     key: Option<String>,
     headers: Vec<(String, Option<String>)>,
     value: Option<Vec<u8>>,
+    timestamp: Stamp,
     scheduled: Option<i64>,
     max_attempts: Option<i32>,
 }
@@ -163,6 +169,7 @@ impl From<&Envelope<'_>> for Published {
             key: envelope.key.as_deref().map(str::to_owned),
             headers: envelope.headers.iter().map(owned).collect(),
             value: envelope.value.map(<[u8]>::to_vec),
+            timestamp: envelope.timestamp,
             scheduled: envelope.scheduled,
             max_attempts: envelope.max_attempts,
         }
@@ -212,10 +219,10 @@ fn an_event_without_a_topic_is_an_error_not_a_guess() {
 #[test]
 fn a_template_can_name_any_column() {
     let mut table = Table::ours();
-    table.config.topic = "t{tenant_id}.{aggregate_type}.{seq}".to_owned();
+    table.config.route.topic = "t{tenant_id}.{aggregate_type}.{seq}".to_owned();
     assert_eq!(table.published().topic, "outbox.order", "no tenant");
     let mut table = Table::ours().with("tenant_id", Some("7"));
-    table.config.topic = "t{tenant_id}.{aggregate_type}.{seq}".to_owned();
+    table.config.route.topic = "t{tenant_id}.{aggregate_type}.{seq}".to_owned();
     assert_eq!(table.published().topic, "t7.order.17");
 }
 
@@ -258,7 +265,7 @@ fn a_text_payload_is_json_unless_it_is_said_to_be_text() {
 
 #[test]
 fn a_rows_headers_follow_the_chosen_ones() {
-    let headers = r#"{"traceparent": "00-ab", "n": 1, "none": null, "o": {"x": [1]}}"#;
+    let headers = r#"{"b": "x", "n": 1, "none": null, "o": {"x": [1]}}"#;
     let mut table = Table::ours().with("headers", Some(headers)).with("tenant_id", Some("t"));
     let chosen = ["event_id", "position", "content_type", "tenant_id", "dedup_key", "seq"];
     table.config.headers = chosen.map(str::to_owned).to_vec();
@@ -266,17 +273,7 @@ fn a_rows_headers_follow_the_chosen_ones() {
     let names: Vec<_> = published.headers.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
-        [
-            "event_id",
-            "position",
-            "content-type",
-            "tenant_id",
-            "seq",
-            "traceparent",
-            "n",
-            "none",
-            "o"
-        ]
+        ["event_id", "position", "content-type", "tenant_id", "seq", "b", "n", "none", "o"]
     );
     assert_eq!(header(&published, "position"), Some("1/AB/3"));
     assert_eq!(header(&published, "content-type"), Some("application/json"));
@@ -403,7 +400,7 @@ fn a_topic_that_kafka_would_not_take_is_found_at_once() {
 fn a_relation_without_a_mapped_column_is_refused() {
     let table = Table::ours();
     let layout = table.layout();
-    let status = status().compile(&layout).unwrap();
+    let status = status::tests::config(Mode::Update).compile(&layout).unwrap();
     let map = EventMap::compile(&table.config, status.pending, &layout).unwrap();
     let relation = |change: &dyn Fn(&mut Vec<Column>)| {
         let columns = layout

@@ -1,30 +1,35 @@
 //! PostgreSQL's timestamps as text, which every session of ours pins to ISO form and UTC.
 
 /// Appends `text` in the form of RFC 3339: `2026-11-21 06:00:00.5+00` → `2026-11-21T06:00:00.5Z`.
+pub(super) fn write_rfc3339(text: &str, out: &mut Vec<u8>) {
+    rfc3339(text, |part| out.extend_from_slice(part.as_bytes()));
+}
+
+/// The same, part by part.
 ///
 /// A timestamp without time zone is taken to be UTC. What RFC 3339 cannot say (`infinity`, years
-/// before Christ) is appended as PostgreSQL prints it.
-pub(super) fn write_rfc3339(text: &str, out: &mut Vec<u8>) {
+/// before Christ) is given as PostgreSQL prints it.
+pub(super) fn rfc3339(text: &str, mut push: impl FnMut(&str)) {
     let Some((date, time)) = text.split_once(' ').filter(|(_, time)| !time.contains(' ')) else {
-        out.extend_from_slice(text.as_bytes());
+        push(text);
         return;
     };
-    out.extend_from_slice(date.as_bytes());
-    out.push(b'T');
+    push(date);
+    push("T");
     match time.find(['+', '-']) {
         None => {
-            out.extend_from_slice(time.as_bytes());
-            out.push(b'Z');
+            push(time);
+            push("Z");
         }
         Some(at) => {
             let (clock, offset) = time.split_at(at);
-            out.extend_from_slice(clock.as_bytes());
+            push(clock);
             match offset {
-                "+00" => out.push(b'Z'),
+                "+00" => push("Z"),
                 _ => {
-                    out.extend_from_slice(offset.as_bytes());
+                    push(offset);
                     if !offset.contains(':') {
-                        out.extend_from_slice(b":00");
+                        push(":00");
                     }
                 }
             }

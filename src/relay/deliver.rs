@@ -172,6 +172,8 @@ impl<T> HeldWay<T> {
                 key: body.key.as_deref(),
                 headers: headers.view(),
                 value: body.value.as_deref().filter(|_| !bare),
+                // A dead letter is as young as its death.
+                timestamp: body.timestamp.filter(|_| !known.hold.exhausted),
                 alone,
             };
             match publisher.send_held(&record, ordinal) {

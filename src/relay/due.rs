@@ -80,7 +80,12 @@ fn put<S: Sink, T: StatusStore + 'static>(
     // It is settled with its neighbours: the place in the stream stays what it was.
     let last = flow.publisher.window.last_position();
     let position = last.unwrap_or_else(|| flow.settler.position());
-    let arrival = Arrival { position, came_due: Some(entry.ordinal), redelivery: entry.redelivery };
+    let arrival = Arrival {
+        position,
+        came_due: Some(entry.ordinal),
+        redelivery: entry.redelivery,
+        committed: None,
+    };
     let occurred = match content {
         Content::Scheduled { due, .. } => {
             let hold = Hold { due: Some(due), ..entry.hold.clone() };

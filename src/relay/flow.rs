@@ -107,7 +107,11 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         failpoint::pass("after_read");
         let (id, occurred) = match content {
             Content::Envelope(envelope) => {
-                let arrival = Arrival { position: *position, ..Arrival::default() };
+                let arrival = Arrival {
+                    position: *position,
+                    committed: Some(*committed),
+                    ..Arrival::default()
+                };
                 let seq = self.publish(envelope, arrival, now)?;
                 self.timed.get_or_insert((seq, now));
                 (envelope.id, envelope.occurred)

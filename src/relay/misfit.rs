@@ -32,6 +32,7 @@ pub(super) fn content<S: Sink>(
         key: key.map(Into::into),
         headers: misfit.headers.clone(),
         value: misfit.value.as_deref().map(Into::into),
+        timestamp: None,
     };
     let content = HeldContent {
         event_type: misfit.event_type.as_deref().map(Into::into),

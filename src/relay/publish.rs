@@ -21,7 +21,7 @@ use crate::failpoint;
 use crate::failure::Failure;
 use crate::lsn::Position;
 use crate::metrics::Meters;
-use crate::outbox::{Envelope, MapError, Placement};
+use crate::outbox::{Envelope, MapError, Placement, Stamp};
 use crate::sink::{Parcel, Record, Report, SendError, Sink, SinkError};
 use crate::status::{HeldContent, Hold, Reason};
 
@@ -79,6 +79,7 @@ struct Origin {
     max_attempts: u32,
     event_type: u32,
     redelivery: bool,
+    timestamp: Option<i64>,
 }
 
 /// What is said of an event besides its envelope.
@@ -90,6 +91,8 @@ pub(super) struct Arrival {
     pub(super) came_due: Option<Ordinal>,
     /// Whether an operator asked for it.
     pub(super) redelivery: bool,
+    /// When its transaction committed, if that is known: in microseconds since 1970.
+    pub(super) committed: Option<i64>,
 }
 
 impl<S: Sink> Publisher<S> {
@@ -105,6 +108,7 @@ impl<S: Sink> Publisher<S> {
             max_attempts: 0,
             event_type: 0,
             redelivery: false,
+            timestamp: None,
         };
         Self {
             sink,
@@ -187,6 +191,11 @@ impl<S: Sink> Publisher<S> {
             max_attempts: max_attempts.unwrap_or(0),
             event_type: self.words.number(envelope.event_type.as_deref()),
             redelivery: arrival.redelivery,
+            timestamp: match envelope.timestamp {
+                Stamp::Publish => None,
+                Stamp::Commit => arrival.committed.map(|micros| micros / 1000),
+                Stamp::At(millis) => Some(millis),
+            },
         };
         self.set_origin(seq, origin);
         let mut record = Record {
@@ -195,6 +204,7 @@ impl<S: Sink> Publisher<S> {
             key,
             headers: envelope.headers,
             value: envelope.value,
+            timestamp: origin.timestamp,
             alone: false,
         };
         if entry == Entry::Goes
@@ -301,6 +311,11 @@ impl<S: Sink> Publisher<S> {
     /// What chooses the event's partition.
     pub(super) fn placement(&self, seq: Seq) -> Option<Placement> {
         self.origin(seq).map(|origin| origin.placement)
+    }
+
+    /// The timestamp that the event's record is to have, if it is not that of publishing.
+    pub(super) fn timestamp(&self, seq: Seq) -> Option<i64> {
+        self.origin(seq).and_then(|origin| origin.timestamp)
     }
 
     /// How often the event's row allows it to be tried.

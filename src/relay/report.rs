@@ -137,6 +137,7 @@ impl<S: Sink> Publisher<S> {
         // The topic may have other partitions by now.
         let placement = self.placement(seq).unwrap_or(Placement::Fixed(parcel.partition));
         let alone = self.alone.contains(&seq);
+        let parcel = Parcel { timestamp: self.timestamp(seq), ..parcel };
         self.waiting.entry(seq).or_insert(Waiting { topic, placement, parcel, alone });
         let name = self.topics.name(topic).unwrap_or_default().to_owned();
         match of_sink(error, &name) {

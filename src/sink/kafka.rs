@@ -193,6 +193,7 @@ impl Sink for KafkaSink {
             .partition(record.partition);
         out.key = record.key;
         out.payload = record.value;
+        out.timestamp = record.timestamp;
         if record.headers.count() > 0 {
             let mut headers = OwnedHeaders::new_with_capacity(record.headers.count());
             for (key, value) in record.headers.iter() {

@@ -33,6 +33,8 @@ pub struct Record<'a> {
     pub headers: Headers<'a>,
     /// Its value; none is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// Its timestamp, in milliseconds since 1970; none for when it is sent.
+    pub timestamp: Option<i64>,
     /// Whether it must not share a batch with others, because it was refused once and could have
     /// been refused for a neighbour's sake.
     pub alone: bool,
@@ -51,6 +53,8 @@ pub struct Parcel {
     pub headers: HeaderList,
     /// As in [`Record`].
     pub value: Option<Box<[u8]>>,
+    /// As in [`Record`].
+    pub timestamp: Option<i64>,
 }
 
 impl Parcel {
@@ -62,6 +66,7 @@ impl Parcel {
             key: self.key.as_deref(),
             headers: self.headers.view(),
             value: self.value.as_deref(),
+            timestamp: self.timestamp,
             alone,
         }
     }
@@ -75,6 +80,7 @@ impl From<&Record<'_>> for Parcel {
             key: record.key.map(Into::into),
             headers: record.headers.to_list(),
             value: record.value.map(Into::into),
+            timestamp: record.timestamp,
         }
     }
 }

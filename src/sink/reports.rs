@@ -129,6 +129,8 @@ fn parcel(message: &BorrowedMessage<'_>) -> Parcel {
         key: message.key().map(Into::into),
         headers,
         value: message.payload().map(Into::into),
+        // Whoever sends it again knows; here everything has one.
+        timestamp: None,
     }
 }
 

@@ -62,6 +62,7 @@ mod tests {
             key: None,
             headers: headers.view(),
             value: None,
+            timestamp: None,
             alone: false,
         };
         // Length, attributes, time, offset, no key, no value, no headers.

@@ -148,6 +148,8 @@ pub struct HeldBody {
     pub headers: HeaderList,
     /// Its value.
     pub value: Option<Box<[u8]>>,
+    /// Its record's timestamp, if it is not that of publishing: in milliseconds since 1970.
+    pub timestamp: Option<i64>,
     /// The code of the last error.
     pub error_code: Option<String>,
     /// The last error.

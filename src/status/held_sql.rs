@@ -36,26 +36,28 @@ pub(super) fn requested() -> String {
 
 /// What is published: `$1` relay, `$2` numbers.
 pub(super) const BODIES: &str = "SELECT ordinal, partition, partition_hash, key, headers::text, \
-     value, error_code, last_error, to_char(failed_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+     value, error_code, last_error, to_char(failed_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
+     record_timestamp \
      FROM outboxd.held_event WHERE relay_id = $1 AND ordinal = ANY ($2)";
 
 /// Holds events. One that is held already is held anew, behind all others.
 pub(super) const HOLD: &str = "\
      INSERT INTO outboxd.held_event AS h (relay_id, event_id, position_lsn, position_index, reason, \
         event_type, topic, key, partition, partition_hash, headers, value, attempts, max_attempts, \
-        exhausted, last_error, error_code, failed_at, due_at, redelivery, xid, unwritten) \
+        exhausted, last_error, error_code, failed_at, due_at, redelivery, xid, unwritten, \
+        record_timestamp) \
      SELECT $1, e.id, e.lsn, e.index, e.reason, e.type, e.topic, e.key, e.partition, e.hash, \
         e.headers::json, e.value, e.attempts, e.max_attempts, e.exhausted, e.error, e.code, \
         CASE WHEN e.error IS NOT NULL THEN now() END, \
         'epoch'::timestamptz + e.due * interval '1 microsecond', e.redelivery, \
         CASE WHEN e.xid <> 0 THEN (s.next + ((e.xid - s.next + 2147483648) & 4294967295) \
             - 2147483648)::text::xid8 END, \
-        $21 AND e.reason IN ('retry', 'dead') \
+        $21 AND e.reason IN ('retry', 'dead'), e.record_timestamp \
      FROM unnest($2::text[], $3::pg_lsn[], $4::int8[], $5::text[], $6::text[], $7::text[], \
         $8::bytea[], $9::int4[], $10::int8[], $11::text[], $12::bytea[], $13::int4[], $14::int4[], \
-        $15::bool[], $16::text[], $17::text[], $18::int8[], $19::bool[], $20::int8[]) \
+        $15::bool[], $16::text[], $17::text[], $18::int8[], $19::bool[], $20::int8[], $22::int8[]) \
         WITH ORDINALITY AS e (id, lsn, index, reason, type, topic, key, partition, hash, headers, \
-        value, attempts, max_attempts, exhausted, error, code, due, redelivery, xid, place) \
+        value, attempts, max_attempts, exhausted, error, code, due, redelivery, xid, record_timestamp, place) \
      CROSS JOIN (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS next) AS s \
      ORDER BY e.place \
      ON CONFLICT (relay_id, event_id) DO UPDATE SET ordinal = DEFAULT, \
@@ -68,7 +70,7 @@ pub(super) const HOLD: &str = "\
         last_error = excluded.last_error, error_code = excluded.error_code, \
         failed_at = excluded.failed_at, due_at = excluded.due_at, \
         redelivery = h.redelivery OR excluded.redelivery, xid = coalesce(excluded.xid, h.xid), \
-        unwritten = excluded.unwritten \
+        unwritten = excluded.unwritten, record_timestamp = excluded.record_timestamp \
      RETURNING event_id, ordinal";
 
 /// Those of `$2` ids that were scheduled are through.

@@ -74,7 +74,9 @@ pub(super) async fn hold(
     let dues: Vec<Option<Moment>> = chosen.iter().map(|event| durable_due(&event.hold)).collect();
     let redelivery: Vec<bool> = chosen.iter().map(|event| event.content.redelivery).collect();
     let xids: Vec<i64> = chosen.iter().map(|event| i64::from(event.xid)).collect();
-    let parameters: [&(dyn ToSql + Sync); 21] = [
+    let timestamps: Vec<Option<i64>> =
+        chosen.iter().map(|event| event.content.parcel.timestamp).collect();
+    let parameters: [&(dyn ToSql + Sync); 22] = [
         &relay_id,
         &ids,
         &lsns,
@@ -96,6 +98,7 @@ pub(super) async fn hold(
         &redelivery,
         &xids,
         &shows,
+        &timestamps,
     ];
     let rows = client.query(HOLD, &parameters).await?;
     let by_id: HashMap<String, Ordinal> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -338,6 +341,7 @@ fn body(row: &Row) -> Result<HeldBody, Error> {
         error_code: row.get(6),
         error: row.get(7),
         failed_at: row.get(8),
+        timestamp: row.get(9),
     })
 }
 

@@ -22,6 +22,12 @@ const EXHAUSTED: &str = "holding::what_is_exhausted_blocks_its_key_or_goes_where
 const BOUND: &str = "holding::no_more_is_held_than_may_be";
 const PATROL: &str = "reconcile::a_patrol_warns_of_missed_rows_and_heals_them_where_it_may";
 
+const BY_TYPE: &str = "routing::an_event_type_has_its_topic_and_others_have_none";
+const BY_PATTERN: &str =
+    "routing::a_pattern_makes_topics_as_debezium_does_and_only_allowed_ones_are_used";
+const DEBEZIUM: &str = "formats::debezium_s_records_are_the_payload_and_an_id";
+const TOMBSTONE: &str = "formats::an_empty_payload_is_a_tombstone_where_debezium_says_so";
+
 /// Every key, with a test that shows what it does to a relay.
 const KEYS: Evidence = &[
     ("relay.id", SWEEP),
@@ -71,10 +77,24 @@ const KEYS: Evidence = &[
     ("outbox.status.labels.sent", STATUSES),
     ("outbox.status.labels.failed", FAILURES),
     ("outbox.status.labels.retrying", FAILURES),
+    ("route.map", BY_TYPE),
+    ("route.unmapped", BY_TYPE),
     ("route.topic", "mapping::a_template_over_fields_and_columns_makes_the_topic"),
     ("route.default", "mapping::a_template_over_fields_and_columns_makes_the_topic"),
+    ("route.by", BY_PATTERN),
+    ("route.regex", BY_PATTERN),
+    ("route.replacement", BY_PATTERN),
+    ("route.allow", BY_PATTERN),
     ("envelope.format", "records::a_payload_is_the_payload_and_nothing_else"),
     ("envelope.headers", "records::s20_positions_order_events_as_they_were_committed"),
+    ("envelope.source", "formats::a_cloudevent_can_be_its_headers_and_the_payload"),
+    ("envelope.record_timestamp", "formats::a_records_time_is_that_of_its_commit_or_of_a_column"),
+    ("envelope.debezium.key", TOMBSTONE),
+    ("envelope.debezium.value", DEBEZIUM),
+    ("envelope.debezium.headers", DEBEZIUM),
+    ("envelope.debezium.members", DEBEZIUM),
+    ("envelope.debezium.tombstone_on_empty", TOMBSTONE),
+    ("envelope.debezium.expand", DEBEZIUM),
     ("kafka.bootstrap_servers", "effects::one_broker_of_several_is_enough"),
     ("kafka.properties", "effects::properties_go_to_kafkas_client"),
     ("kafka.properties_file", "effects::properties_go_to_kafkas_client"),

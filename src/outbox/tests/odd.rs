@@ -69,10 +69,90 @@ fn tables() -> Vec<Table> {
     let mut chatty = Table::ours();
     let names = ["event_id", "position", "content_type", "tenant_id", "seq", "payload", "topic"];
     chatty.config.headers = names.map(str::to_owned).to_vec();
-    let payload = Format::Payload;
-    let mut tables = vec![Table::ours(), text(), bytes(), any_text, from_payload, chatty];
-    tables.extend([Table::ours(), text(), bytes()].map(|table| table.format(payload)));
+    let mut json = DebeziumConfig {
+        key: Converter::Json,
+        value: Converter::Json,
+        headers: Converter::Json,
+        members: vec!["occurred_at".to_owned(), "what=event_type".to_owned()],
+        tombstone_on_empty: true,
+        expand: true,
+    };
+    let debezium = |config: &DebeziumConfig| {
+        let mut table = Table::ours().format(Format::Debezium);
+        table.config.format.debezium = config.clone();
+        table.config.headers = vec!["id".to_owned(), "t=scheduled_at".to_owned()];
+        table
+    };
+    let mut tables = vec![any_text, from_payload, chatty, debezium(&json)];
+    json.value = Converter::Text;
+    tables.push(debezium(&json));
+    for format in Format::ALL {
+        tables.extend([Table::ours(), text(), bytes()].map(|table| table.format(format)));
+    }
     tables
+}
+
+/// JSON that serialising again would change or refuse.
+const FRAGILE: [&str; 12] = [
+    "{}",
+    "null",
+    r#""""#,
+    "1e400",
+    "-0.10",
+    "12345678901234567890123",
+    r#"{ "b":1,"a":"A", "a":1e400 }"#,
+    r#"{"a": "\u0000", "b": "\ud800", "": null}"#,
+    r#""\u2028 \/ ü \u00fc""#,
+    "[[], [null], {\"x\": [1, 2.0]}]",
+    " [1]\n",
+    "true",
+];
+
+#[test]
+fn no_format_changes_a_payloads_bytes() {
+    let deep = "[".repeat(100) + &"]".repeat(100);
+    for payload in FRAGILE.into_iter().chain([deep.as_str()]) {
+        let payload: &'static str = Box::leak(payload.to_owned().into_boxed_str());
+        for format in Format::ALL {
+            let table = Table::ours().format(format).with("payload", Some(payload));
+            let published = table.published();
+            let (before, after) = match format {
+                Format::Envelope => (",\"payload\":", "}"),
+                Format::CloudEventsStructured => (",\"data\":", "}"),
+                Format::Payload | Format::CloudEventsBinary | Format::Debezium => ("", ""),
+            };
+            let expected = format!("{before}{payload}{after}");
+            assert!(text(&published).ends_with(&expected), "{format:?}: {}", text(&published));
+            let is_alone = before.is_empty();
+            assert_eq!(text(&published).len() == payload.len(), is_alone, "{format:?}");
+        }
+        let mut quoted = Table::ours().format(Format::Debezium).with("payload", Some(payload));
+        quoted.config.format.debezium.value = Converter::Json;
+        let value = quoted.published();
+        assert_eq!(serde_json::from_str::<String>(text(&value)).unwrap(), payload);
+    }
+}
+
+#[test]
+fn a_rows_headers_may_be_large_and_of_any_type() {
+    let large = "x".repeat(64 * 1024);
+    let json =
+        format!(r#"{{"l": "{large}", "e": "", "n": null, "o": {{"a": [1, 1e400]}}, "b": false}}"#);
+    let json: &'static str = Box::leak(json.into_boxed_str());
+    for format in Format::ALL {
+        let published = Table::ours().format(format).with("headers", Some(json)).published();
+        let own: Vec<_> = published.headers.iter().rev().take(5).rev().collect();
+        let expected = [
+            ("l", Some(large.as_str())),
+            ("e", Some("")),
+            ("n", None),
+            ("o", Some(r#"{"a": [1, 1e400]}"#)),
+            ("b", Some("false")),
+        ];
+        let own: Vec<_> =
+            own.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        assert_eq!(own, expected, "{format:?}");
+    }
 }
 
 /// Something can be said of every row that has an id.

@@ -2,10 +2,9 @@
 
 use crate::ack::Moment;
 use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Kind, Layout, LayoutColumn, Source};
-use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
-use crate::outbox::{
-    EventConfig, EventMap, Format, HeaderList, Mapper, PayloadEncoding, Placement,
-};
+use crate::outbox::status::{self, Mode, StatusColumn, StatusConfig};
+use crate::outbox::tests::events;
+use crate::outbox::{EventMap, Format, HeaderList, Mapper, Placement};
 use crate::pgoutput::{Column, Relation, encode};
 use crate::relay::board::CLOCK_BEGINS_AT;
 use crate::sink::Parcel;
@@ -83,26 +82,11 @@ pub(super) fn event_map() -> EventMap {
         let source = is_there.then(|| Source::Column(field.name().to_owned()));
         FieldConfig { source, default: None, chosen: true }
     });
-    let config = EventConfig {
-        columns,
-        payload_encoding: PayloadEncoding::Auto,
-        topic: "{topic}".to_owned(),
-        default_topic: "{topic}".to_owned(),
-        format: Format::Payload,
-        headers: vec!["event_id".to_owned()],
-    };
+    let config = events(columns, Format::Payload);
+    let name = Some("status".to_owned());
     let status = StatusConfig {
-        mode: Mode::Update,
-        status: StatusColumn { name: Some("status".to_owned()), chosen: true },
-        sent_at: StatusColumn::default(),
-        sent_flag: StatusColumn::default(),
-        attempts: StatusColumn::default(),
-        next_attempt_at: StatusColumn::default(),
-        last_error: StatusColumn::default(),
-        label_pending: "PENDING".to_owned(),
-        label_sent: "SENT".to_owned(),
-        label_failed: "FAILED".to_owned(),
-        label_retrying: "FAILED".to_owned(),
+        status: StatusColumn { name, chosen: true },
+        ..status::tests::config(Mode::Update)
     };
     let status = status.compile(&layout).unwrap();
     EventMap::compile(&config, status.pending, &layout).unwrap()

@@ -192,6 +192,7 @@ impl HeldTable {
             key: row.content.parcel.key.clone(),
             headers: row.content.parcel.headers.clone(),
             value: row.content.parcel.value.clone(),
+            timestamp: row.content.parcel.timestamp,
             error_code: error.map(|error| error.code.to_string()),
             error: error.map(|error| error.message.clone()),
             failed_at: row.failed_at.map(|at| at.to_string()),
