@@ -26,11 +26,16 @@ impl Names {
     /// The configured names; of the columns those that the table has, if it is there.
     pub fn of(config: &RelayConfig, layout: Option<&Layout>) -> Self {
         let status = &config.status;
-        let columns = [&status.status, &status.sent_at, &status.sent_flag];
+        let columns = [
+            &status.status,
+            &status.sent_at,
+            &status.sent_flag,
+            &status.attempts,
+            &status.next_attempt_at,
+            &status.last_error,
+        ];
         let mut status_columns: Vec<_> =
             columns.iter().filter_map(|column| column.name.clone()).collect();
-        // What later versions write into a table like ours, too.
-        status_columns.extend(["attempts", "next_attempt_at", "last_error"].map(str::to_owned));
         if let Some(layout) = layout {
             status_columns.retain(|name| layout.column(name).is_some());
         }

@@ -6,6 +6,7 @@ use super::disposition::{Fate, of_bind, of_decode, of_map};
 use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
 pub(super) use crate::outbox::Content;
+use crate::outbox::columns::BindError;
 use crate::outbox::{EventMap, MapError, Mapper};
 use crate::pgoutput::{
     Begin, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode, leave_out_large,
@@ -40,7 +41,9 @@ pub(super) struct Capture {
     map: EventMap,
     /// The outbox, whatever its name is by now.
     table: u32,
-    mapper: Option<Mapper>,
+    /// For the rows that follow; a layout that does not fit is only an error of a row that counts, since
+    /// what was settled before may be read again under an older one.
+    mapper: Option<Result<Mapper, BindError>>,
     reader: TransactionReader,
     begin: Option<Begin>,
     /// Everything at or before it is settled.
@@ -76,7 +79,7 @@ impl Capture {
 
     /// The id of the event that a message is, if it is one. Nothing is taken.
     pub(super) fn peek_id(&self, message: &[u8]) -> Result<Option<String>, Fate> {
-        let (Message::Insert(insert), Some(mapper)) =
+        let (Message::Insert(insert), Some(Ok(mapper))) =
             (decode(message).map_err(of_decode)?, &self.mapper)
         else {
             return Ok(None);
@@ -109,7 +112,7 @@ impl Capture {
             }
             Step::Commit(commit) => Ok(Captured::Commit(commit.end_lsn)),
             Step::Relation(relation) if relation.oid == self.table => {
-                self.mapper = Some(self.map.bind(&relation).map_err(|error| of_bind(&error))?);
+                self.mapper = Some(self.map.bind(&relation));
                 Ok(Captured::Nothing)
             }
             Step::Insert(insert) if insert.relation == self.table => {
@@ -140,9 +143,13 @@ impl Capture {
         let Some(begin) = self.begin else {
             return Ok(Captured::Nothing);
         };
-        let Some(mapper) = &mut self.mapper else {
-            let text = format!("read the stream: a row at {position} before its table's layout");
-            return Err(Fate::Halt(Failure::new(Code::Protocol, text)));
+        let mapper = match &mut self.mapper {
+            Some(Ok(mapper)) => mapper,
+            Some(Err(error)) => return Err(of_bind(error)),
+            None => {
+                let text = format!("read the stream: a row at {position} before its table's layout");
+                return Err(Fate::Halt(Failure::new(Code::Protocol, text)));
+            }
         };
         let mut values = with_other_lifetime(std::mem::take(&mut self.values));
         tuple.values(&mut values).map_err(of_decode)?;

@@ -21,7 +21,7 @@ use super::preflight::synchronous_standby;
 use crate::failure::{Code, Failure};
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
-use crate::postgres::{Error, Publication, Slot, SqlSession, names_standby};
+use crate::postgres::{Error, Publication, Slot, SqlSession, TableName, names_standby};
 use crate::status::RelayRow;
 
 /// How often it looks.
@@ -37,6 +37,8 @@ pub(super) struct Watched {
     pub(super) publication: String,
     pub(super) fingerprint: String,
     pub(super) table: u32,
+    /// As it is configured.
+    pub(super) table_name: TableName,
     pub(super) application_name: String,
 }
 
@@ -104,9 +106,13 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
     let walsender = slot.as_ref().and_then(|slot| slot.active_pid);
     let sql = "SELECT current_setting('synchronous_standby_names'), \
                       EXISTS (SELECT FROM pg_stat_activity \
-                              WHERE pid = $1 AND wait_event = 'ClientWrite')";
-    let row = client.query_one(sql, &[&walsender]).await?;
+                              WHERE pid = $1 AND wait_event = 'ClientWrite'), \
+                      to_regclass($2)::oid";
+    let name = watched.table_name.to_string();
+    let row = client.query_one(sql, &[&walsender, &name]).await?;
     let (standbys, is_ending): (String, bool) = (row.get(0), row.get(1));
+    // Without a table of that name ours was renamed, and goes on.
+    let named: Option<u32> = row.get(2);
     measure_table(client, watched.table, meters).await?;
     RelayRow::forget_swept(client, &watched.relay_id, watched.keeps_verdicts).await?;
     let halt = |code, text: String| Some(Fate::Halt(Failure::new(code, text)));
@@ -114,11 +120,15 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
     let trouble = if names_standby(&standbys, &watched.application_name) {
         Some(Fate::Halt(synchronous_standby(&standbys).failure()))
     } else if publication.as_ref().map(|found| &found.fingerprint) != Some(&watched.fingerprint) {
-        let name = &watched.publication;
+        let publication = &watched.publication;
         halt(
             Code::PublicationLost,
-            format!("publication \"{name}\" was dropped or changed while the relay ran"),
+            format!("publication \"{publication}\" was dropped or changed while the relay ran"),
         )
+    } else if named.is_some_and(|named| named != watched.table) {
+        let text =
+            format!("another table is called {name} now: rows written to it are not published");
+        halt(Code::TableUnsuitable, text)
     } else if slot.is_none() {
         halt(Code::SlotMissing, format!("slot \"{}\" is gone", watched.slot))
     } else if lost {

@@ -16,7 +16,7 @@ use super::{ReconcileConfig, RelayConfig};
 use crate::failure::chain;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
-use crate::postgres::{Address, Error, Server, Slot, SqlSession};
+use crate::postgres::{Address, Error, OutboxTable, Server, Slot, SqlSession};
 
 /// Older pages that are looked at in a round: 32 MiB.
 const PAGES_IN_TURN: i64 = 4096;
@@ -107,6 +107,9 @@ impl Patrol {
 
     async fn round(&mut self, sights: &mut watch::Receiver<Sight>) -> Result<(), Error> {
         let session = SqlSession::open_at(&self.server, &self.address, "reconcile").await?;
+        if let Some(name) = OutboxTable::current_name(&session.client, self.table).await? {
+            self.reconciler.follow(&name);
+        }
         let candidates = self.candidates(&session).await?;
         if candidates.is_empty() {
             self.meters.missed_events.set(0.0);

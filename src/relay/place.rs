@@ -198,6 +198,7 @@ impl Place {
             publication: config.publication.clone(),
             fingerprint,
             table,
+            table_name: config.table.clone(),
             application_name: config.server.application_name().to_owned(),
         };
         let (sender, sights) = watch::channel(Sight::default());
@@ -295,6 +296,7 @@ impl Place {
             epoch: self.row.epoch,
             table: &outbox.table,
             id,
+            max_attempts: outbox.events.mapping().column(Field::MaxAttempts),
             status: &outbox.status,
             deadlock_timeout: self.facts.deadlock_timeout,
         };

@@ -317,6 +317,9 @@ async fn privilege_findings(
         status.status.as_ref().map(|(column, _)| column),
         status.sent_at.as_ref(),
         status.sent_flag.as_ref(),
+        status.attempts.as_ref(),
+        status.next_attempt_at.as_ref(),
+        status.last_error.as_ref(),
     ];
     match status.mode {
         Mode::Update => {

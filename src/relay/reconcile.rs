@@ -10,7 +10,7 @@ use tokio_postgres::types::PgLsn;
 
 use super::unsent::Unsent;
 use crate::lsn::Lsn;
-use crate::postgres::Error;
+use crate::postgres::{Error, TableName};
 use crate::status::{RelayRow, Sweep};
 
 /// More candidates than this are not looked at at once.
@@ -38,6 +38,11 @@ impl Reconciler {
             condition: unsent.condition(),
             order: unsent.order(),
         }
+    }
+
+    /// The table has that name now.
+    pub(super) fn follow(&mut self, name: &TableName) {
+        self.table = name.to_string();
     }
 
     /// Rows of the whole table that are unsent and unknown, in the order of a sweep.

@@ -1,7 +1,7 @@
 //! The statements about held events.
 
 use super::sql::Target;
-use crate::outbox::columns::Kind;
+use crate::outbox::columns::{Kind, LayoutColumn};
 use crate::outbox::status::StatusMap;
 use crate::postgres::{OutboxTable, quote_ident, quote_literal};
 
@@ -158,14 +158,23 @@ pub(super) struct FailureColumns {
 }
 
 impl FailureColumns {
-    pub(super) fn new(table: &OutboxTable, map: &StatusMap) -> Self {
+    pub(super) fn new(
+        table: &OutboxTable,
+        map: &StatusMap,
+        max_attempts: Option<&LayoutColumn>,
+    ) -> Self {
         let status = map.status.as_ref().map(|(column, _)| {
             let name = quote_ident(&column.name);
             (name, quote_literal(&map.label_retrying), quote_literal(&map.label_failed))
         });
         let mut others = Vec::new();
         if let Some(column) = &map.attempts {
-            others.push(format!("{} = $3::int8", quote_ident(&column.name)));
+            // A row's check can keep it to the row's own limit.
+            let attempts = match max_attempts {
+                Some(most) => format!("least($3::int8, {})", quote_ident(&most.name)),
+                None => "$3::int8".to_owned(),
+            };
+            others.push(format!("{} = {attempts}", quote_ident(&column.name)));
         }
         if let Some(column) = &map.last_error {
             // A cast to the column's own type cuts what is too long for it: `varchar(255)`.

@@ -38,6 +38,8 @@ pub struct StoreOptions<'a> {
     pub table: &'a OutboxTable,
     /// Its id column.
     pub id: &'a LayoutColumn,
+    /// The column that says how often an event is tried, if there is one.
+    pub max_attempts: Option<&'a LayoutColumn>,
     /// How statuses are written.
     pub status: &'a StatusMap,
     /// The server's, in milliseconds.
@@ -105,7 +107,7 @@ impl PgStatusStore {
             epoch: options.epoch,
             prepared: RefCell::new(Rc::new(prepared)),
             pass: RefCell::default(),
-            failures: FailureColumns::new(options.table, options.status),
+            failures: FailureColumns::new(options.table, options.status, options.max_attempts),
             columns: columns.iter().map(|column| column.name.clone()).collect(),
         })
     }
@@ -114,8 +116,13 @@ impl PgStatusStore {
         &self.session.client
     }
 
-    /// `moved` and `deferred` of the one statement.
-    async fn settle_at_once(&self, settle: &Statement, batch: &Batch) -> Result<(i64, i64), Error> {
+    /// The usual run, by the one statement.
+    async fn settle_at_once(
+        &self,
+        target: &Target,
+        settle: &Statement,
+        batch: &Batch,
+    ) -> Result<Settled, StoreError> {
         let place = Place::new(batch);
         let xids = wide(batch.events.xids());
         let mut parameters = place.parameters(&self.relay_id, &self.epoch);
@@ -123,8 +130,22 @@ impl PgStatusStore {
         // Mode `none` has no use for the ids, mode `ledger` none for the transactions.
         let events: [&(dyn ToSql + Sync); 2] = [&batch.events, &xids];
         parameters.extend(events.into_iter().take(settle.params().len() - place_parameters));
-        let row = self.client().query_one(settle, &parameters).await?;
-        Ok((row.get(0), row.get(1)))
+        match self.client().query_one(settle, &parameters).await.map_err(Error::from) {
+            Ok(row) if row.get::<_, i64>(0) == 1 => {
+                let deferred = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+                Ok(Settled { deferred, ordinals: Vec::new() })
+            }
+            // The position did not move.
+            Ok(_) => Err(StoreError::Fenced),
+            Err(error) if is_a_rows_doing(&error) => {
+                tracing::debug!(
+                    sqlstate = error.sqlstate().map(SqlState::code),
+                    "settling in parts"
+                );
+                self.settle_in_parts(target, batch).await
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// `COMMIT` of a transaction that has failed rolls back and reports no error.
@@ -145,20 +166,72 @@ impl PgStatusStore {
         Ok(self.client().batch_execute(sql).await.map_err(Error::from)?)
     }
 
-    /// The position did not move: because the table has another name now, or because the place is
-    /// lost.
-    async fn renamed(&self, prepared: &Prepared) -> Result<Rc<Prepared>, StoreError> {
+    async fn catch_up_under(&self, target: &Target) -> Result<CaughtUp, StoreError> {
+        let began = Instant::now();
+        let sql = target.catch_up();
+        // A pass that fails starts anew.
+        let mut pass = self.pass.take();
+        let (at, event_id) = &pass.after;
+        let rows = match target.writes_rows() {
+            true => self.client().query(DEFERRED, &[&self.relay_id, at, event_id]).await,
+            false => Ok(Vec::new()),
+        };
+        let rows = rows.map_err(Error::from)?;
+        if rows.is_empty() {
+            let is_done = !self.shows_failures() || self.show_failures(target, &mut pass).await?;
+            if is_done {
+                return Ok(CaughtUp::All { left: pass.left });
+            }
+            self.pass.replace(pass);
+            return Ok(CaughtUp::Partly);
+        }
+        for row in rows {
+            let event_id: String = row.get(1);
+            match self.client().query_one(&sql, &[&self.relay_id, &event_id]).await {
+                Ok(row) if row.get::<_, i64>(0) > 0 => {}
+                Ok(_) => pass.left += 1,
+                Err(error) => match Error::from(error) {
+                    error if is_a_rows_doing(&error) => pass.left += 1,
+                    error => return Err(error.into()),
+                },
+            }
+            pass.after = (row.get(0), event_id);
+            if began.elapsed() >= CATCH_UP_TIME {
+                break;
+            }
+        }
+        self.pass.replace(pass);
+        Ok(CaughtUp::Partly)
+    }
+
+    /// What failed may go under the name that the table has now, if that is another one; else it
+    /// failed.
+    async fn renamed(
+        &self,
+        prepared: &Prepared,
+        failure: StoreError,
+    ) -> Result<Rc<Prepared>, StoreError> {
         let oid = prepared.target.oid;
         let name = OutboxTable::current_name(self.client(), oid).await?;
         let name = name.ok_or(StoreError::TableGone)?;
         if name == prepared.target.name {
-            return Err(StoreError::Fenced);
+            return Err(failure);
         }
         tracing::info!(from = %prepared.target.name, to = %name, "the outbox table was renamed");
         let target = prepared.target.renamed(name);
         let prepared = Rc::new(Prepared::new(self.client(), target).await?);
         self.prepared.replace(Rc::clone(&prepared));
         Ok(prepared)
+    }
+}
+
+/// Whether that can come of a table that has another name now: none has the old one, or another one
+/// has it and the position did not move.
+fn may_be_renamed(error: &StoreError) -> bool {
+    match error {
+        StoreError::Fenced => true,
+        StoreError::Postgres(error) => error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE),
+        StoreError::TableGone => false,
     }
 }
 
@@ -193,27 +266,16 @@ impl StatusStore for PgStatusStore {
         let mut prepared = Rc::clone(&self.prepared.borrow());
         loop {
             let (target, settle) = prepared.for_batch(self.client(), batch.swept).await?;
-            if !batch.held.is_empty() || !batch.came_due.is_empty() {
-                match self.settle_in_parts(target, batch).await {
-                    Err(StoreError::Fenced) => prepared = self.renamed(&prepared).await?,
-                    settled => return settled,
+            let is_simple = batch.held.is_empty() && batch.came_due.is_empty();
+            let settled = match is_simple {
+                true => self.settle_at_once(target, settle, batch).await,
+                false => self.settle_in_parts(target, batch).await,
+            };
+            match settled {
+                Err(error) if may_be_renamed(&error) => {
+                    prepared = self.renamed(&prepared, error).await?;
                 }
-                continue;
-            }
-            match self.settle_at_once(settle, batch).await {
-                Ok((1, deferred)) => {
-                    let deferred = u64::try_from(deferred).unwrap_or(0);
-                    return Ok(Settled { deferred, ordinals: Vec::new() });
-                }
-                Ok(_) => prepared = self.renamed(&prepared).await?,
-                Err(error) if is_a_rows_doing(&error) => {
-                    tracing::debug!(
-                        sqlstate = error.sqlstate().map(SqlState::code),
-                        "settling in parts"
-                    );
-                    return self.settle_in_parts(target, batch).await;
-                }
-                Err(error) => return Err(error.into()),
+                settled => return settled,
             }
         }
     }
@@ -231,44 +293,14 @@ impl StatusStore for PgStatusStore {
 
     async fn catch_up(&self) -> Result<CaughtUp, StoreError> {
         let prepared = Rc::clone(&self.prepared.borrow());
-        let began = Instant::now();
-        let sql = prepared.target.catch_up();
-        // A pass that fails starts anew.
-        let mut pass = self.pass.take();
-        let (at, event_id) = &pass.after;
-        let rows = match prepared.target.writes_rows() {
-            true => self.client().query(DEFERRED, &[&self.relay_id, at, event_id]).await,
-            false => Ok(Vec::new()),
-        };
-        let rows = rows.map_err(Error::from)?;
-        if rows.is_empty() {
-            let is_done =
-                !self.shows_failures() || self.show_failures(&prepared.target, &mut pass).await?;
-            if is_done {
-                return Ok(CaughtUp::All { left: pass.left });
+        match self.catch_up_under(&prepared.target).await {
+            Err(error) if may_be_renamed(&error) => {
+                self.renamed(&prepared, error).await?;
+                Ok(CaughtUp::Partly)
             }
-            self.pass.replace(pass);
-            return Ok(CaughtUp::Partly);
+            caught_up => caught_up,
         }
-        for row in rows {
-            let event_id: String = row.get(1);
-            match self.client().query_one(&sql, &[&self.relay_id, &event_id]).await {
-                Ok(row) if row.get::<_, i64>(0) > 0 => {}
-                Ok(_) => pass.left += 1,
-                Err(error) => match Error::from(error) {
-                    error if is_a_rows_doing(&error) => pass.left += 1,
-                    error => return Err(error.into()),
-                },
-            }
-            pass.after = (row.get(0), event_id);
-            if began.elapsed() >= CATCH_UP_TIME {
-                break;
-            }
-        }
-        self.pass.replace(pass);
-        Ok(CaughtUp::Partly)
     }
-
     async fn was_swept(&self, event_id: &str) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT FROM outboxd.ledger WHERE relay_id = $1 \
                      AND event_id = $2 AND (swept OR verdict <> 'sent')) \
@@ -295,11 +327,8 @@ impl StatusStore for PgStatusStore {
         loop {
             let (target, _) = prepared.for_batch(self.client(), swept).await?;
             match self.in_transaction(self.write_changes(target, changes)).await {
-                // The name that the rows are written under may not be the table's any more.
-                Err(StoreError::Postgres(error))
-                    if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) =>
-                {
-                    prepared = self.renamed(&prepared).await?;
+                Err(error) if may_be_renamed(&error) => {
+                    prepared = self.renamed(&prepared, error).await?;
                 }
                 done => return done,
             }
@@ -315,14 +344,26 @@ impl StatusStore for PgStatusStore {
     }
 
     async fn due_rows(&self, events: &[HeldEntry]) -> Result<Vec<DueRow>, StoreError> {
-        let prepared = Rc::clone(&self.prepared.borrow());
-        let source = RowSource {
-            table: &prepared.target.name,
-            columns: &self.columns,
-            id: &prepared.target.id,
-            id_type: &prepared.target.id_type,
-        };
-        held::due_rows(self.client(), &self.relay_id, &source, events).await
+        let mut prepared = Rc::clone(&self.prepared.borrow());
+        loop {
+            let source = RowSource {
+                table: &prepared.target.name,
+                columns: &self.columns,
+                id: &prepared.target.id,
+                id_type: &prepared.target.id_type,
+            };
+            let rows = held::due_rows(self.client(), &self.relay_id, &source, events).await;
+            // Rows that another table of that name does not have are not gone.
+            let name = OutboxTable::current_name(self.client(), prepared.target.oid).await?;
+            match rows {
+                Ok(rows) if name.as_ref() == Some(&prepared.target.name) => return Ok(rows),
+                Ok(_) => prepared = self.renamed(&prepared, StoreError::TableGone).await?,
+                Err(error) if may_be_renamed(&error) => {
+                    prepared = self.renamed(&prepared, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn remember_partitions(&self, partitions: &[(String, i32)]) -> Result<(), StoreError> {

@@ -16,6 +16,7 @@
 
 mod addresses;
 mod admin;
+mod adopted;
 mod checks;
 mod commands;
 mod configuration;
