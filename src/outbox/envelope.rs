@@ -10,10 +10,11 @@ use super::binding::{Binding, Row};
 use super::columns::{BindError, ColumnMap, Field, Kind, Layout, MapProblem, Mapping};
 use super::headers::{self, Headers};
 use super::json::{is_json, write_string};
-use super::route::{BoundTemplate, Template, is_topic_name};
+use super::route::{BoundTemplate, Template};
 use super::status::Pending;
 use super::{MapError, timestamp};
 use crate::lsn::Position;
+use crate::names::is_topic_name;
 use crate::pgoutput::Relation;
 
 /// The form of a record's value.

@@ -22,7 +22,8 @@ pub use content::{Content, Misfit};
 pub use envelope::{Envelope, EventConfig, EventMap, Format, Mapper, PayloadEncoding};
 pub use headers::{HeaderList, Headers};
 pub use partition::Placement;
-pub use route::is_topic_name;
+
+pub use crate::names::is_topic_name;
 
 /// A row that can never become an event. The texts name what is wrong, never the row's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
