@@ -85,3 +85,9 @@ pub use relay::{Outcome, State, Status};
 #[cfg(feature = "relay")]
 pub use sink::Sink;
 pub use writer::{AddError, Added, Event, MemoryOutbox, Outbox, Writer};
+
+/// The examples in these documents compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/CONSUMERS.md")]
+#[doc = include_str!("../docs/WRITING.md")]
+mod documents {}

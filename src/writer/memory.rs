@@ -10,15 +10,28 @@ use super::{AddError, Added, Event, Writer};
 
 /// Takes events as the table does: the same checks, the same rule for duplicates. Anything can be
 /// its transaction; it knows no rollback.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryOutbox {
     events: Mutex<Vec<Event>>,
+    payload_limit: usize,
+}
+
+impl Default for MemoryOutbox {
+    fn default() -> Self {
+        Self { events: Mutex::default(), payload_limit: PAYLOAD_BYTES }
+    }
 }
 
 impl MemoryOutbox {
     /// With nothing in it.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`Outbox::payload_limit`](super::Outbox::payload_limit).
+    pub fn payload_limit(mut self, bytes: usize) -> Self {
+        self.payload_limit = bytes;
+        self
     }
 
     /// What was added, in order; each event has its id.
@@ -37,7 +50,7 @@ impl MemoryOutbox {
     }
 
     fn insert(&self, added: &[Event]) -> Result<Vec<Added>, AddError> {
-        check_all(added, PAYLOAD_BYTES)?;
+        check_all(added, self.payload_limit)?;
         let mut events = self.lock();
         let mut results = Vec::with_capacity(added.len());
         for event in added {

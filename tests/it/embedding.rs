@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outboxd::failure::Code;
-use outboxd::sink::{Parcel, Record, Report, SendError, Sink, SinkError, TopicInfo};
+use outboxd::sink::{Record, Report, SendError, Sink, SinkError, TopicInfo};
 use outboxd::{Config, Event, Outbox, Outcome, Relay, State};
 use serde_json::json;
 use tokio::sync::Notify;
@@ -120,7 +120,7 @@ impl Sink for ListSink {
         let value = value["payload"].to_string();
         if self.list.refuses.lock().unwrap().remove(&value) {
             let error = SinkError::Refused("not today".to_owned());
-            self.says(Report::Failed { seq, error, parcel: Parcel::from(record) });
+            self.says(Report::Failed { seq, error, parcel: record.to_parcel() });
         } else {
             self.list.values.lock().unwrap().push(value);
             self.delivered.push(seq);
