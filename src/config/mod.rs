@@ -1,4 +1,4 @@
-//! Configuration in two steps: as it was written ([`settings`]), then as it is meant ([`Config`]).
+//! Configuration in two steps: as it was written (`settings`), then as it is meant ([`Config`]).
 //!
 //! `outboxd.toml`, overridden by `OUTBOXD__SECTION__KEY`, overridden by flags. Nothing else reads
 //! the environment. Every module's part is a struct of that module; this one only builds them.
