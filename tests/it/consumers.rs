@@ -42,6 +42,14 @@ impl Consumer {
     }
 }
 
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        // After a failed assertion nothing stays behind; one that has ended does not mind.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 async fn pay(small: &mut Small, amounts: std::ops::RangeInclusive<i64>) {
     let topic = small.topic.clone();
     let events: Vec<_> = amounts
