@@ -122,6 +122,9 @@ CREATE OR REPLACE VIEW outboxd.event_verdict AS
 --   SELECT outboxd.emit('order', 'o-1', 'OrderCreated', '{"total": 10}');
 --   SELECT outboxd.emit('order', 'o-1', 'OrderPaid', '{}', topic => 'orders.v2', dedup_key => 'p-7');
 -- Another table with the same columns: outbox => 'sales.outbox'.
+-- It gives the event's id. With a dedup_key it gives NULL where an event with that key (or that id) is
+-- there already: nothing is written, and the transaction goes on. Without one, an id that is given
+-- twice is a mistake and raises unique_violation.
 CREATE OR REPLACE FUNCTION outboxd.emit(
     aggregate_type text,
     aggregate_id   text,
@@ -141,25 +144,32 @@ CREATE OR REPLACE FUNCTION outboxd.emit(
 ) RETURNS uuid
 LANGUAGE plpgsql AS $emit$
 #variable_conflict use_variable
+DECLARE
+    written bigint;
 BEGIN
-    IF outbox IS NULL THEN
+    IF outbox IS NULL AND dedup_key IS NULL THEN
         INSERT INTO public.outbox (
             id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
             tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts)
         VALUES (
             id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
             tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts);
-    ELSE
-        EXECUTE format(
-            'INSERT INTO %s (
-                id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
-                tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)', outbox)
-        USING
-            id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
-            tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts;
+        RETURN id;
     END IF;
-    RETURN id;
+    -- Without a target, so that it works where dedup_key has no index of its own, and without the
+    -- right to read the table.
+    EXECUTE format(
+        'INSERT INTO %s (
+            id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
+            tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) %s',
+        coalesce(outbox, 'public.outbox'::regclass),
+        CASE WHEN dedup_key IS NOT NULL THEN 'ON CONFLICT DO NOTHING' END)
+    USING
+        id, aggregate_type, aggregate_id, event_type, payload, headers, topic, partition_key,
+        tenant_id, schema_version, dedup_key, occurred_at, scheduled_at, max_attempts;
+    GET DIAGNOSTICS written = ROW_COUNT;
+    RETURN CASE WHEN written > 0 THEN id END;
 END
 $emit$;
 

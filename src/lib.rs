@@ -1,6 +1,11 @@
 //! outboxd: a relay that brings transactional-outbox events from PostgreSQL's WAL to Kafka, in
 //! commit order, and writes back what became of each.
 //!
+//! What a service needs of it lies here at the root: [`Outbox`] and [`Event`] to write events
+//! ([`writer`]), [`inbox`] to process each one once, and with the feature `relay` (a default) `Relay`
+//! and `Config` to run the relay inside a service (`embed`). Without that feature neither the relay
+//! nor librdkafka is compiled.
+//!
 //! The modules in the order of an event's path. Each layer knows only those above it.
 //!
 //! | Layer | Module | What it is |
@@ -9,6 +14,7 @@
 //! | | [`failure`] | codes, and what people are told |
 //! | | `metrics` | every metric, named once |
 //! | | `failpoint` | where tests let the process die |
+//! | | [`names`] | names of tables and topics |
 //! | | `shutdown` | being told to stop |
 //! | pure | [`pgoutput`] | replication messages: bytes in, transactions out |
 //! | | `outbox` | rows become envelopes: column and status maps, routing, formats |
@@ -17,11 +23,14 @@
 //! | edges | `postgres` | the replication stream, SQL, the catalog, slot and publication |
 //! | | `sink` | Kafka, behind the trait `Sink` |
 //! | | `status` | statuses and the stored position, behind the trait `StatusStore` |
+//! | library | [`writer`] | events into the outbox, in the caller's transaction |
+//! | | [`inbox`] | events processed once, in the consumer's transaction |
 //! | verbs | `relay` | captures, publishes, settles, confirms: the session and its loop |
 //! | shell | `config` | file, environment and flags become what the modules need |
 //! | | `migrations` | the SQL files, with the configured names |
 //! | | `operate` | what operators look at and ask for |
 //! | | `admin` | health, metrics, status and operators' requests over HTTP |
+//! | | `embed` | the relay inside a service |
 //! | | `cli` | the command line |
 //! | | `demo` | the whole thing on one machine |
 //!
@@ -38,13 +47,17 @@ pub mod config;
 #[cfg(feature = "relay")]
 pub mod demo;
 #[cfg(feature = "relay")]
+pub mod embed;
+#[cfg(feature = "relay")]
 pub mod failpoint;
 pub mod failure;
+pub mod inbox;
 pub mod lsn;
 #[cfg(feature = "relay")]
 pub mod metrics;
 #[cfg(feature = "relay")]
 pub mod migrations;
+pub mod names;
 #[cfg(feature = "relay")]
 pub mod operate;
 #[cfg(feature = "relay")]
@@ -61,3 +74,20 @@ pub mod shutdown;
 pub mod sink;
 #[cfg(feature = "relay")]
 pub mod status;
+pub mod writer;
+
+#[cfg(feature = "relay")]
+pub use config::Config;
+#[cfg(feature = "relay")]
+pub use embed::Relay;
+#[cfg(feature = "relay")]
+pub use relay::{Outcome, State, Status};
+#[cfg(feature = "relay")]
+pub use sink::Sink;
+pub use writer::{AddError, Added, Event, MemoryOutbox, Outbox, Writer};
+
+/// The examples in these documents compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/CONSUMERS.md")]
+#[doc = include_str!("../docs/WRITING.md")]
+mod documents {}

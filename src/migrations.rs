@@ -71,6 +71,10 @@ const FILES: [(&str, &str); 4] = [
     ("0004_roles.sql", include_str!("../migrations/0004_roles.sql")),
 ];
 
+/// The consumer's inbox, which belongs into another database: no other file goes with it, and no name
+/// in it is configured.
+pub const INBOX: (&str, &str) = ("0005_inbox.sql", include_str!("../migrations/0005_inbox.sql"));
+
 /// Every migration, in order.
 pub fn migrations(names: &Names) -> Vec<Migration> {
     FILES

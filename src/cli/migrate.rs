@@ -5,8 +5,33 @@ use std::process::ExitCode;
 use super::CommandResult;
 use crate::config::Config;
 use crate::failure::{Code, Failure};
-use crate::migrations::{Names, migrations};
+use crate::migrations::{INBOX, Names, migrations};
 use crate::postgres::{Error, OutboxTable, SqlSession};
+
+/// Only the consumer's inbox, which is for another database than the outbox's.
+pub(super) async fn migrate_inbox(config: Config, print: bool) -> CommandResult {
+    let (relay, (name, sql)) = (config.relay, INBOX);
+    if print {
+        println!("-- {name}\n\n{sql}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let session = SqlSession::open(&relay.server, "migrate").await;
+    let session = session.map_err(|error| relay.failure_of(&error, "connect"))?;
+    let applied = session.client.batch_execute(sql).await.map_err(Error::from);
+    applied.map_err(|error| refused(relay.failure_of(&error, &format!("apply {name}"))))?;
+    println!("{name}: applied");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is missing is what the migrations are there for: it is not the user who has to bring it.
+fn refused(failure: Failure) -> Failure {
+    match failure.code {
+        Code::SchemaMissing | Code::PostgresRefused | Code::SlotLost => {
+            Failure { code: Code::PostgresRefused, ..failure }
+        }
+        _ => failure,
+    }
+}
 
 pub(super) async fn migrate(config: Config, print: bool) -> CommandResult {
     let relay = config.relay;
@@ -28,15 +53,9 @@ pub(super) async fn migrate(config: Config, print: bool) -> CommandResult {
             println!("{}: {} is there already", migration.name, relay.table);
             continue;
         }
-        session.client.batch_execute(&migration.sql).await.map_err(|error| {
-            let failure =
-                relay.failure_of(&Error::from(error), &format!("apply {}", migration.name));
-            match failure.code {
-                Code::SchemaMissing | Code::PostgresRefused | Code::SlotLost => {
-                    Failure { code: Code::PostgresRefused, ..failure }
-                }
-                _ => failure,
-            }
+        let applied = session.client.batch_execute(&migration.sql).await.map_err(Error::from);
+        applied.map_err(|error| {
+            refused(relay.failure_of(&error, &format!("apply {}", migration.name)))
         })?;
         println!("{}: applied", migration.name);
     }

@@ -60,6 +60,9 @@ enum Command {
         /// Only print them
         #[arg(long)]
         print: bool,
+        /// The consumer's inbox instead, into the database of a service that consumes events
+        #[arg(long)]
+        inbox: bool,
     },
     /// Validate the configuration, without network
     Check,
@@ -205,7 +208,10 @@ pub fn main() -> ExitCode {
             run::init_log(LogConfig { format: LogFormat::Text, level: tracing::Level::WARN });
             with_runtime(crate::demo::run(args, &sources))
         }
-        Command::Migrate { print } => {
+        Command::Migrate { print, inbox: true } => {
+            with_config(&sources, |config| migrate::migrate_inbox(config, print))
+        }
+        Command::Migrate { print, inbox: false } => {
             with_config(&sources, |config| migrate::migrate(config, print))
         }
         Command::Doctor { output } => {

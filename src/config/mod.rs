@@ -1,4 +1,4 @@
-//! Configuration in two steps: as it was written ([`settings`]), then as it is meant ([`Config`]).
+//! Configuration in two steps: as it was written (`settings`), then as it is meant ([`Config`]).
 //!
 //! `outboxd.toml`, overridden by `OUTBOXD__SECTION__KEY`, overridden by flags. Nothing else reads
 //! the environment. Every module's part is a struct of that module; this one only builds them.
@@ -16,6 +16,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::failure::{Code, Failure};
@@ -126,13 +127,44 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, in one failure.
     pub fn load(sources: &Sources) -> Result<Self, Failure> {
-        let mut settings = sources.settings();
+        Self::of(sources.settings())
+    }
+
+    /// Reads and checks the text of an `outboxd.toml`, and nothing else: no file but those that it
+    /// names, no environment. The same as `text.parse()`.
+    ///
+    /// ```
+    /// let config = outboxd::Config::from_toml(
+    ///     "[postgres]\nurl = \"postgres://outboxd@localhost/app\"\n[kafka]\nbootstrap_servers = \"kafka-1:9092\"",
+    /// );
+    /// assert_eq!(config.unwrap().relay.id, "outboxd");
+    /// let failure = outboxd::Config::from_toml("[kafka]\nbotstrap_servers = \"\"").unwrap_err();
+    /// assert!(failure.message.contains("did you mean kafka.bootstrap_servers?"));
+    /// ```
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in one failure.
+    pub fn from_toml(text: &str) -> Result<Self, Failure> {
+        let mut settings = Settings::with_defaults();
+        settings.read_file("the configuration", text);
+        Self::of(settings)
+    }
+
+    fn of(mut settings: Settings) -> Result<Self, Failure> {
         let config = build::config(&mut settings);
         let problems = settings.take_problems();
         match config {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(Failure::new(Code::Config, problems.join("; "))),
         }
+    }
+}
+
+impl FromStr for Config {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        Self::from_toml(text)
     }
 }
 

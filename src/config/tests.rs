@@ -51,6 +51,19 @@ fn the_environment_alone_is_enough() {
 }
 
 #[test]
+fn text_is_checked_as_a_file_is() {
+    let good = "[postgres]\nurl = \"postgres://u@localhost/d\"\n[relay]\nid = \"text\"";
+    assert_eq!(good.parse::<Config>().unwrap().relay.id, "text");
+    for bad in ["[kafka]\nbotstrap_servers = 1\n[outbox]\ntable = \"a b\"", "[relay\n", ""] {
+        let (sources, file) = sources(bad, &[], &[]);
+        let of_file = Config::load(&sources).unwrap_err().message;
+        let of_text = bad.parse::<Config>().unwrap_err().message;
+        let path = file.path().display().to_string();
+        assert_eq!(of_text, of_file.replace(&path, "the configuration"));
+    }
+}
+
+#[test]
 fn flags_override_the_environment_which_overrides_the_file() {
     let file = "[relay]\nid = \"file\"\n[outbox.status]\nbatch = 5\nmode = \"ledger\"\n";
     let environment = [URL, ("OUTBOXD__RELAY__ID", "env"), ("OUTBOXD__OUTBOX__STATUS__BATCH", "6")];

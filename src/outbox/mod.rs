@@ -28,7 +28,9 @@ pub use format::{Converter, DebeziumConfig, Format, FormatConfig};
 pub use headers::{HeaderList, Headers};
 pub use map::{EventConfig, EventMap, PayloadEncoding, RecordTimestamp};
 pub use partition::Placement;
-pub use route::{RouteConfig, is_topic_name};
+pub use route::RouteConfig;
+
+pub use crate::names::is_topic_name;
 
 /// A row that can never become an event. The texts name what is wrong, never the row's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

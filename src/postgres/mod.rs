@@ -19,8 +19,7 @@ mod url;
 pub(crate) use catalog::names_standby;
 pub use catalog::{OutboxTable, ServerFacts};
 pub use error::Error;
-pub use ident::TableName;
-pub(crate) use ident::{is_slot_name, quote_ident, quote_literal};
+pub(crate) use ident::{is_slot_name, quote_literal};
 pub use publication::Publication;
 pub use replication::{CreatedSlot, Identity, NewSlot, ReplicationConnection};
 pub use slot::{Blocker, Slot, blockers};
@@ -32,6 +31,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::lsn::Lsn;
+pub use crate::names::TableName;
+pub(crate) use crate::names::quote_ident;
 
 /// What the driver of the SQL sessions is called in the log.
 pub(crate) const DRIVER: &str = "tokio_postgres";

@@ -15,12 +15,11 @@ use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use tokio::time::timeout;
 
-use super::Error;
-use super::ident::{quote_ident, quote_literal};
 use super::socket::Socket;
 use super::sql::{NO_PASSWORD, SESSION_PINS};
 use super::stream::ReplicationStream;
 use super::url::{Address, Server};
+use super::{Error, quote_ident, quote_literal};
 use crate::lsn::Lsn;
 
 /// A command other than creating a slot is answered within this.

@@ -147,7 +147,8 @@ impl Capture {
             Some(Ok(mapper)) => mapper,
             Some(Err(error)) => return Err(of_bind(error)),
             None => {
-                let text = format!("read the stream: a row at {position} before its table's layout");
+                let text =
+                    format!("read the stream: a row at {position} before its table's layout");
                 return Err(Fate::Halt(Failure::new(Code::Protocol, text)));
             }
         };

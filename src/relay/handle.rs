@@ -14,14 +14,26 @@ use super::{Board, Outcome, RelayConfig, Status, run};
 use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
 use crate::shutdown::Stop;
+use crate::sink::{KafkaSink, Sink};
 
-/// A running relay.
+/// A running relay. One that is dropped ends at once.
 pub struct Relay {
     status: watch::Receiver<Status>,
-    stop: watch::Sender<Stop>,
+    reins: Reins,
     pulse: Pulse,
     outcome: oneshot::Receiver<Outcome>,
+    /// How it ended, once that is known.
+    ended: Option<Outcome>,
     thread: JoinHandle<()>,
+}
+
+/// Who lets them go, stops the relay.
+struct Reins(watch::Sender<Stop>);
+
+impl Drop for Reins {
+    fn drop(&mut self) {
+        self.0.send_replace(Stop::Now);
+    }
 }
 
 /// Shows that the relay's thread turns: a task beside the loop beats, unless something holds the
@@ -58,6 +70,18 @@ impl Relay {
     /// # Errors
     /// The system gives no thread.
     pub fn start(config: RelayConfig) -> std::io::Result<Self> {
+        let kafka = config.kafka.clone();
+        Self::start_with_sink(config, move || KafkaSink::open(&kafka))
+    }
+
+    /// The same with another sink, which is opened anew for every session.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start_with_sink<S: Sink + 'static>(
+        config: RelayConfig,
+        mut open: impl FnMut() -> Result<S, String> + Send + 'static,
+    ) -> std::io::Result<Self> {
         let meters = Meters::new();
         let mut board = Board::new(&config.id, &config.slot, meters.clone());
         let status = board.watch();
@@ -76,12 +100,12 @@ impl Relay {
                             beating.beat();
                         }
                     });
-                    run(&config, &mut board, &stopped, &meters).await
+                    run(&config, &mut open, &mut board, &stopped, &meters).await
                 });
                 // Nobody listening is no reason to fail.
                 let _ = done.send(outcome);
             })?;
-        Ok(Self { status, stop, pulse, outcome, thread })
+        Ok(Self { status, reins: Reins(stop), pulse, outcome, ended: None, thread })
     }
 
     /// What the relay shows of itself.
@@ -96,23 +120,24 @@ impl Relay {
 
     /// Tells it to finish what it has begun within `grace`.
     pub fn stop_within(&self, grace: Duration) {
-        self.stop.send_replace(Stop::By(tokio::time::Instant::now() + grace));
+        self.reins.0.send_replace(Stop::By(tokio::time::Instant::now() + grace));
     }
 
     /// Tells it to end.
     pub fn stop_now(&self) {
-        self.stop.send_replace(Stop::Now);
+        self.reins.0.send_replace(Stop::Now);
     }
 
     /// Waits until it has ended. Cancel-safe.
     pub async fn ended(&mut self) -> Outcome {
-        match (&mut self.outcome).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let text = "the relay's thread ended without an outcome";
-                Outcome::Halted(Failure::new(Code::Bug, text))
-            }
+        if let Some(outcome) = &self.ended {
+            return outcome.clone();
         }
+        let outcome = (&mut self.outcome).await.unwrap_or_else(|_| {
+            let text = "the relay's thread ended without an outcome";
+            Outcome::Halted(Failure::new(Code::Bug, text))
+        });
+        self.ended.insert(outcome).clone()
     }
 
     /// Stops it in order and waits for its end.

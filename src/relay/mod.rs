@@ -73,7 +73,7 @@ use crate::outbox::status::StatusConfig;
 use crate::postgres::{NewSlot, Server, SqlSession, TableName};
 use crate::retry::Backoff;
 use crate::shutdown::Stop;
-use crate::sink::KafkaConfig;
+use crate::sink::{KafkaConfig, Sink};
 use crate::status::{LastError, RelayRow};
 
 /// What is published, besides what the stream brings.
@@ -206,8 +206,9 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Runs a relay until it is told to stop, or must. Sessions come and go within.
-pub async fn run(
+pub async fn run<S: Sink + 'static>(
     config: &RelayConfig,
+    open: &mut impl FnMut() -> Result<S, String>,
     board: &mut Board,
     stop: &watch::Receiver<Stop>,
     meters: &Meters,
@@ -217,7 +218,7 @@ pub async fn run(
     let mut takes_over = config.takeover;
     loop {
         let began = Instant::now();
-        let session = place::session(config, board, stop.clone(), meters, &mut takes_over);
+        let session = place::session(config, open, board, stop.clone(), meters, &mut takes_over);
         let end = Box::pin(session).await;
         let fate = match end {
             End::Stopped { drained } => {

@@ -37,12 +37,13 @@ use crate::postgres::{
     Error, Identity, Publication, ReplicationConnection, ServerFacts, SqlSession,
 };
 use crate::shutdown::Stop;
-use crate::sink::{KafkaSink, Sink};
+use crate::sink::Sink;
 use crate::status::{PgStatusStore, RelayRow, StoreOptions, Sweep as SweepState};
 
 /// One session, from connecting to its end.
-pub(super) async fn session(
+pub(super) async fn session<S: Sink + 'static>(
     config: &RelayConfig,
+    open: &mut impl FnMut() -> Result<S, String>,
     board: &mut Board,
     stop: watch::Receiver<Stop>,
     meters: &Meters,
@@ -60,7 +61,7 @@ pub(super) async fn session(
         Ok(place) => place,
         Err(fate) => return End::Failed(fate),
     };
-    let end = Box::pin(place.stream(config, board, stop, meters)).await;
+    let end = Box::pin(place.stream(config, open, board, stop, meters)).await;
     match end.unwrap_or_else(End::Failed) {
         // The next session recovers it.
         End::Failed(Fate::Halt(failure)) if config.recovers(failure.code) => {
@@ -123,9 +124,10 @@ impl Place {
         }
     }
 
-    async fn stream(
+    async fn stream<S: Sink + 'static>(
         mut self,
         config: &RelayConfig,
+        open: &mut impl FnMut() -> Result<S, String>,
         board: &mut Board,
         mut stop: watch::Receiver<Stop>,
         meters: &Meters,
@@ -170,7 +172,7 @@ impl Place {
                 .await
                 .map_err(|error| of_postgres(&error, "start paused"))?;
         }
-        let mut flow = self.open_flow(config, &outbox, meters).await?;
+        let mut flow = self.open_flow(config, open, &outbox, meters).await?;
         load(&mut flow).await?;
         board.has_streamed = true;
         let swept = set_up.slot_and_sweep(has_slot, &mut flow, board, &mut stop).await;
@@ -283,12 +285,13 @@ impl Place {
         Ok(())
     }
 
-    async fn open_flow(
+    async fn open_flow<S: Sink>(
         &self,
         config: &RelayConfig,
+        open: &mut impl FnMut() -> Result<S, String>,
         outbox: &Outbox,
         meters: &Meters,
-    ) -> Result<Flow<KafkaSink, PgStatusStore>, Fate> {
+    ) -> Result<Flow<S, PgStatusStore>, Fate> {
         let id = outbox.events.mapping().column(Field::Id);
         let id = id.ok_or_else(|| Fate::Halt(Failure::new(Code::Map, "the id is no column")))?;
         let options = StoreOptions {
@@ -302,8 +305,8 @@ impl Place {
         };
         let store = PgStatusStore::open(Rc::clone(&self.writer), &options).await;
         let store = Rc::new(store.map_err(|error| of_store(&error))?);
-        let mut sink = KafkaSink::open(&config.kafka)
-            .map_err(|text| Fate::Halt(Failure::new(Code::KafkaConfig, text)))?;
+        let sink = open().map_err(|text| Fate::Halt(Failure::new(Code::KafkaConfig, text)));
+        let mut sink = sink?;
         sink.probe();
         let position = self.row.position;
         let mut flow = Flow::new(sink, store, &config.flow, position, meters.clone());
@@ -356,10 +359,10 @@ impl SetUp<'_> {
     }
 
     /// Creates the slot if need be, and publishes what is older than it.
-    async fn slot_and_sweep(
+    async fn slot_and_sweep<S: Sink>(
         &mut self,
         has_slot: bool,
-        flow: &mut Flow<KafkaSink, PgStatusStore>,
+        flow: &mut Flow<S, PgStatusStore>,
         board: &mut Board,
         stop: &mut watch::Receiver<Stop>,
     ) -> Result<Swept, Fate> {

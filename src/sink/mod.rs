@@ -40,6 +40,13 @@ pub struct Record<'a> {
     pub alone: bool,
 }
 
+impl Record<'_> {
+    /// The record with memory of its own and with its topic, as [`Report::Failed`] gives it back.
+    pub fn to_parcel(&self) -> Parcel {
+        Parcel { topic: Some(self.topic.into()), ..Parcel::from(self) }
+    }
+}
+
 /// A record that waits, with memory of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Parcel {
@@ -185,7 +192,7 @@ pub enum Report {
         seq: Seq,
         /// Why.
         error: SinkError,
-        /// What was to be sent.
+        /// What was to be sent, with its topic ([`Record::to_parcel`]).
         parcel: Parcel,
     },
     /// What became of a look at a topic.
@@ -202,26 +209,48 @@ pub enum Report {
 }
 
 /// A place that keeps records in order per key and says when they are safe.
+///
+/// A session of the relay opens one, uses it on one thread, and closes it. No method may block; what
+/// takes time happens elsewhere, and its answer comes by [`Sink::take`]. The relay's promises rest on
+/// what a sink keeps:
+///
+/// - **Delivered means durable.** A number is given as delivered only when its record cannot be lost any
+///   more. What the sink does not know for certain it reports as failed: with
+///   [`SinkError::Unavailable`] the relay sends it again, which can be a duplicate and no loss.
+/// - **Every record that was taken comes back once**, delivered or as [`Report::Failed`], however long
+///   that takes. One that never does holds back its key, and in the end everything.
+/// - **Order.** Two records of one topic and partition that are on their way at once stay in the order
+///   of sending, also where the first has to be tried again inside. (With
+///   `kafka.max_in_flight_per_key = 1`, the default, those of one key never are on their way at once.)
+/// - **The kind of an error decides** what becomes of the event: see [`SinkError`]. What is not known to
+///   be the record's fault must not be [`SinkError::Refused`], which uses up attempts; an error that the
+///   sink does not know is [`SinkError::Unknown`], which halts the relay.
+/// - **A session that ended** has no say: what it had not delivered is sent again by the next one, in
+///   order, and may be there already. Consumers know it by its event id.
 pub trait Sink {
     /// Asks whether anybody answers. The answer is a [`Report::Reachable`].
     fn probe(&mut self);
 
-    /// Finds out about a topic, before anything is sent to it. The answer is a [`Report::Topic`].
+    /// Finds out about a topic, before anything is sent to it. The answer is a [`Report::Topic`], each
+    /// time that it is asked.
     fn look_up(&mut self, topic: &str);
 
-    /// Hands a record over. Its topic must have been looked up.
+    /// Hands a record over. Its topic must have been looked up. The number is given back with what
+    /// becomes of it, and means nothing else.
     ///
     /// # Errors
-    /// It was not taken.
+    /// It was not taken, and nothing will be reported of it. After [`SendError::Full`] it is offered
+    /// again after the next report.
     fn send(&mut self, record: &Record<'_>, seq: Seq) -> Result<(), SendError>;
 
     /// Takes what has been reported since the last time: the numbers of the records that are
     /// safe, and everything else.
     fn take(&mut self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>);
 
-    /// Waits until there is something to take. Cancel-safe.
+    /// Waits until there is something to take; also if it came before the wait began. Cancel-safe.
     fn reported(&self) -> impl Future<Output = ()>;
 
-    /// Forgets what was not delivered, and ends.
+    /// Forgets what was not delivered, as far as it can, and ends. What it reports from now on nobody
+    /// takes.
     fn close(self) -> impl Future<Output = ()>;
 }

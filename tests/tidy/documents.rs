@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 
 use crate::source::{File, Problems, exists, file, files, mentions};
 
-const REQUIRED: [&str; 9] = [
+const REQUIRED: [&str; 11] = [
     "CHANGELOG.md",
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "README.md",
     "docs/ARCHITECTURE.md",
+    "docs/CONSUMERS.md",
     "docs/GLOSSARY.md",
     "docs/GUARANTEES.md",
     "docs/OPERATING.md",
     "docs/PERFORMANCE.md",
+    "docs/WRITING.md",
 ];
 
 /// Names of PostgreSQL's that are as long as a test's.
@@ -358,4 +360,14 @@ fn documents_that_are_referred_to_exist() {
         }
     }
     problems.assert_none();
+}
+
+/// What is shown is what a test runs.
+#[test]
+fn the_python_consumer_is_shown_as_it_is() {
+    let shown = file("docs/CONSUMERS.md").expect("the document");
+    let program = file("testdata/consumers/consumer.py").expect("the program").text;
+    let python = with_fences(&shown).filter(|(_, fence, _)| fence.as_deref() == Some("python"));
+    let block: String = python.map(|(_, _, line)| format!("{line}\n")).collect();
+    assert_eq!(block, program, "docs/CONSUMERS.md shows another program");
 }

@@ -3,22 +3,26 @@
 use crate::source::{File, Problems, mentions, product};
 
 /// What each module may import, from the bottom up.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     // Words.
     ("failpoint", &[]),
     ("failure", &[]),
     ("lsn", &[]),
     ("metrics", &[]),
+    ("names", &[]),
     ("shutdown", &[]),
     // Pure: no input, no output, no clock.
     ("retry", &[]),
     ("pgoutput", &["lsn"]),
-    ("outbox", &["lsn", "pgoutput"]),
+    ("outbox", &["lsn", "names", "pgoutput"]),
     ("ack", &["lsn"]),
     // Edges.
-    ("postgres", &["lsn", "outbox", "pgoutput"]),
+    ("postgres", &["lsn", "names", "outbox", "pgoutput"]),
     ("sink", &["ack", "outbox"]),
     ("status", &["ack", "failpoint", "failure", "lsn", "outbox", "postgres", "sink"]),
+    // For services: nothing of the relay, which they may leave out.
+    ("inbox", &[]),
+    ("writer", &["names"]),
     // Verbs.
     (
         "relay",
@@ -40,11 +44,11 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The shell: may import anything, and nothing below imports it.
-const SHELL: [&str; 6] = ["admin", "cli", "config", "demo", "migrations", "operate"];
+const SHELL: [&str; 7] = ["admin", "cli", "config", "demo", "embed", "migrations", "operate"];
 
 /// Modules that hold the hard thinking, and no more: they run without a database, a broker, a
 /// runtime or a clock.
-const PURE: [&str; 6] = ["ack", "failure", "lsn", "outbox", "pgoutput", "retry"];
+const PURE: [&str; 7] = ["ack", "failure", "lsn", "names", "outbox", "pgoutput", "retry"];
 
 /// What reaches out of a pure module.
 const IMPURE: [&str; 18] = [
@@ -79,7 +83,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("std::env", &["config", "demo", "failpoint"]),
     ("std::process::exit", &[]),
     ("tokio_rustls", &["postgres"]),
-    ("tokio_postgres", &["demo", "operate", "postgres", "relay", "status"]),
+    ("tokio_postgres", &["demo", "inbox", "operate", "postgres", "relay", "status", "writer"]),
 ];
 
 /// The module that a file belongs to; none for the two roots.

@@ -90,6 +90,30 @@ fn the_licence_of_every_dependency_is_allowed_and_every_allowed_one_occurs() {
     problems.assert_none();
 }
 
+/// What a service links that only writes events, or only consumes them: no relay, no librdkafka, no
+/// runtime of its own.
+#[test]
+fn the_library_without_the_relay_is_small() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--no-default-features", "--edges=normal", "--prefix=none"])
+        .args(["--format={p} {f}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let has = |name: &str| tree.lines().any(|line| line.split(' ').next() == Some(name));
+    assert!(has("tokio-postgres") && has("serde_json"), "{tree}");
+    for name in ["rdkafka", "rdkafka-sys", "axum", "hyper", "clap", "rustls", "tracing", "toml"] {
+        assert!(!has(name), "{name} is part of {tree}");
+    }
+    let tokio = tree.lines().find(|line| line.starts_with("tokio v")).unwrap_or_default();
+    for feature in ["rt", "net", "time", "macros"] {
+        let is_on = tokio.split([' ', ',']).any(|word| word == feature);
+        assert!(!is_on, "{feature} is part of {tokio}");
+    }
+}
+
 /// Each version has one place that rules; the others must say the same.
 #[test]
 fn versions_agree() {
