@@ -17,6 +17,8 @@
 mod addresses;
 mod admin;
 mod checks;
+mod cleanup;
+mod cleanup_ledger;
 mod commands;
 mod configuration;
 mod danger;
@@ -47,6 +49,7 @@ mod negative_control;
 mod operators;
 mod operators_e2e;
 mod operators_http;
+mod partitioned;
 mod postgres_outage;
 mod proxies;
 mod publication;
