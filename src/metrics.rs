@@ -151,6 +151,14 @@ meters! {
     held_dead: Gauge = "outbox_held_events", "reason" = "dead";
     /// Rows that are unsent and that the relay does not know of, as it last found.
     missed_events: Gauge = "outbox_missed_events";
+    /// What was cleaned up: rows of the outbox.
+    cleaned_rows: Counter = "outbox_cleaned_total", "kind" = "row";
+    /// What was cleaned up: entries of the ledger.
+    cleaned_ledger: Counter = "outbox_cleaned_total", "kind" = "ledger";
+    /// What was cleaned up: entries of the audit.
+    cleaned_audit: Counter = "outbox_cleaned_total", "kind" = "audit";
+    /// What was cleaned up: partitions, dropped with their rows.
+    cleaned_partitions: Counter = "outbox_cleaned_total", "kind" = "partition";
     /// Memory of the process.
     memory: Gauge = "outbox_memory_bytes";
 }
@@ -162,6 +170,11 @@ fn describe_shared() {
     describe_gauge!(
         "outbox_slot_lag_bytes",
         "WAL that was not confirmed, that was not received, and that the slot keeps (restart)."
+    );
+    describe_counter!(
+        "outbox_cleaned_total",
+        Unit::Count,
+        "What was cleaned up: rows, entries of ledger and audit, and partitions, which count as one."
     );
     describe_gauge!("outbox_held_events", "Events that are held, by reason.");
     describe_gauge!("outbox_slot_wal_status", "What the slot's WAL is: exactly one is 1.");

@@ -18,7 +18,7 @@ pub struct Names {
     pub status_columns: Vec<String>,
     /// The column that identifies an event.
     pub id: String,
-    /// Whether the relay removes rows.
+    /// Whether the relay removes rows, as they are sent or later.
     pub deletes: bool,
 }
 
@@ -49,7 +49,7 @@ impl Names {
             role: "outboxd".to_owned(),
             status_columns,
             id,
-            deletes: status.mode == Mode::Delete,
+            deletes: status.mode == Mode::Delete || config.cleanup.is_some(),
         }
     }
 }
@@ -95,7 +95,11 @@ fn substitute(text: &str, names: &Names) -> String {
     let table = names.table.to_string();
     let schema = quote_ident(&names.table.schema);
     let publication = quote_ident(&names.publication);
-    let columns: Vec<_> = names.status_columns.iter().map(|name| quote_ident(name)).collect();
+    let mut columns: Vec<_> = names.status_columns.iter().map(|name| quote_ident(name)).collect();
+    if columns.is_empty() && names.deletes {
+        // To lock a row, PostgreSQL asks for UPDATE of some column.
+        columns.push(quote_ident(&names.id));
+    }
     let grant = if columns.is_empty() {
         String::new()
     } else {

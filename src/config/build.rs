@@ -9,8 +9,8 @@ use crate::outbox::is_topic_name;
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::postgres::{Server, TableName, is_slot_name};
 use crate::relay::{
-    DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, OnSlotLost, ReconcileConfig,
-    RelayConfig, RetryConfig, SettleConfig, Start,
+    CleanupConfig, DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, OnSlotLost,
+    ReconcileConfig, RelayConfig, RetryConfig, SettleConfig, Start,
 };
 use crate::retry::Backoff;
 use crate::sink::{KafkaConfig, TopicShape, reserved_property};
@@ -87,6 +87,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         heal: settings.boolean("reconcile.heal"),
         after: settings.duration("reconcile.after"),
     };
+    let cleanup = cleanup(settings, &status);
     let server = server(settings);
     let flow = flow(settings, settle, limits);
     let standby = settings.boolean("relay.standby");
@@ -113,9 +114,39 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         status,
         flow,
         reconcile,
+        cleanup,
         kafka,
         paused,
     })
+}
+
+fn cleanup(settings: &mut Settings, status: &StatusConfig) -> Option<CleanupConfig> {
+    let batch = settings.number("cleanup.batch");
+    let interval = settings.duration("cleanup.interval");
+    if interval.is_zero() {
+        settings.problem("cleanup.interval: expected more than 0s");
+    }
+    if settings.text("cleanup.after").is_empty() {
+        return None;
+    }
+    let after = settings.duration("cleanup.after");
+    if after.is_zero() {
+        settings
+            .problem("cleanup.after: expected \"\" for never, or a time above 0s, as in \"7d\"");
+    }
+    if status.mode == Mode::None {
+        settings.problem(
+            "outbox.status.mode = \"none\" knows no sent row: it needs cleanup.after = \"\"",
+        );
+    }
+    let others = [&status.label_pending, &status.label_failed, &status.label_retrying];
+    if others.contains(&&status.label_sent) {
+        settings.problem(
+            "cleanup.after: outbox.status.labels.sent is the label of other rows, too, which must stay",
+        );
+    }
+    let batch = u32::try_from(batch).unwrap_or(u32::MAX);
+    Some(CleanupConfig { after, interval, batch })
 }
 
 fn flow(settings: &mut Settings, settle: SettleConfig, limits: Limits) -> FlowConfig {

@@ -64,6 +64,19 @@ fn text_is_checked_as_a_file_is() {
 }
 
 #[test]
+fn what_is_sent_is_removed_only_where_that_is_said_and_known() {
+    assert_eq!(load("", &[URL], &[]).relay.cleanup, None);
+    let cleanup = load("[cleanup]\nafter = \"7d\"\nbatch = 5\n", &[URL], &[]).relay.cleanup;
+    let cleanup = cleanup.map(|c| (c.after.as_secs() / 86_400, c.interval.as_secs(), c.batch));
+    assert_eq!(cleanup, Some((7, 3600, 5)));
+    let after = ("OUTBOXD__CLEANUP__AFTER", "7d");
+    let none = "[outbox]\nstart = \"stream\"\nstatus = { mode = \"none\" }\n";
+    assert!(problems(none, &[URL, after]).contains("knows no sent row"));
+    let shared = "[outbox.status.labels]\nfailed = \"SENT\"\n";
+    assert!(problems(shared, &[URL, after]).contains("the label of other rows, too"));
+}
+
+#[test]
 fn flags_override_the_environment_which_overrides_the_file() {
     let file = "[relay]\nid = \"file\"\n[outbox.status]\nbatch = 5\nmode = \"ledger\"\n";
     let environment = [URL, ("OUTBOXD__RELAY__ID", "env"), ("OUTBOXD__OUTBOX__STATUS__BATCH", "6")];

@@ -90,7 +90,7 @@ pub struct OutboxTable {
     pub is_partitioned: bool,
     /// Whether it is an ordinary or partitioned table.
     pub is_table: bool,
-    /// Whether its changes are in the WAL.
+    /// Whether its changes are in the WAL, those of its partitions included.
     pub is_logged: bool,
     /// Its columns.
     pub layout: Layout,
@@ -119,7 +119,10 @@ impl OutboxTable {
     pub async fn by_name(client: &Client, name: &TableName) -> Result<Option<Self>, Error> {
         let row = client
             .query_opt(
-                "SELECT c.oid, c.relkind = 'p', c.relkind IN ('r', 'p'), c.relpersistence = 'p' \
+                "SELECT c.oid, c.relkind = 'p', c.relkind IN ('r', 'p'), \
+                        c.relpersistence = 'p' AND NOT EXISTS ( \
+                            SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid \
+                            WHERE p.relpersistence <> 'p' OR p.relkind = 'f') \
                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                  WHERE n.nspname = $1 AND c.relname = $2",
                 &[&name.schema, &name.name],

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod error;
+mod heap;
 mod ident;
 mod publication;
 mod replication;
@@ -19,6 +20,7 @@ mod url;
 pub(crate) use catalog::names_standby;
 pub use catalog::{OutboxTable, ServerFacts};
 pub use error::Error;
+pub use heap::Heap;
 pub(crate) use ident::{is_slot_name, quote_literal};
 pub use publication::Publication;
 pub use replication::{CreatedSlot, Identity, NewSlot, ReplicationConnection};

@@ -50,6 +50,9 @@ pub(super) struct Capture {
     settled: Position,
     /// Values of the row at hand; kept for its memory.
     values: Vec<Option<&'static [u8]>>,
+    /// The last other table that was described. Partitions of the outbox are, too, although their
+    /// rows come as its own.
+    other: String,
     warned_of_others: bool,
 }
 
@@ -63,6 +66,7 @@ impl Capture {
             begin: None,
             settled,
             values: Vec::new(),
+            other: String::new(),
             warned_of_others: false,
         }
     }
@@ -119,10 +123,14 @@ impl Capture {
                 self.insert(insert.tuple, oversize, now, hand_over)
             }
             Step::Relation(relation) => {
-                self.warn_of_others(&relation.name);
+                self.other = relation.name;
                 Ok(Captured::Nothing)
             }
-            Step::Insert(_) | Step::Ignored(_) => Ok(Captured::Nothing),
+            Step::Insert(_) => {
+                self.warn_of_others();
+                Ok(Captured::Nothing)
+            }
+            Step::Ignored(_) => Ok(Captured::Nothing),
         }
     }
 
@@ -172,10 +180,10 @@ impl Capture {
         Ok(captured)
     }
 
-    fn warn_of_others(&mut self, table: &str) {
+    fn warn_of_others(&mut self) {
         if !std::mem::replace(&mut self.warned_of_others, true) {
             tracing::warn!(
-                table,
+                table = self.other,
                 "the publication publishes more than the outbox: it is decoded, sent and ignored"
             );
         }

@@ -10,12 +10,14 @@
 mod aside;
 mod board;
 mod capture;
+mod cleanup;
 mod confirm;
 mod confirmable;
 mod create;
 mod deliver;
 mod disposition;
 mod due;
+mod expired;
 mod finding;
 mod flow;
 mod handle;
@@ -32,6 +34,7 @@ mod publish;
 mod reconcile;
 mod recover;
 mod redeem;
+mod removal;
 mod report;
 mod schedule;
 
@@ -48,6 +51,7 @@ mod words;
 
 pub use aside::HeldLimits;
 pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status, Totals};
+pub use cleanup::CleanupConfig;
 pub use create::create_slot;
 pub use disposition::Fate;
 pub use finding::{Finding, Severity};
@@ -144,6 +148,8 @@ pub struct RelayConfig {
     pub flow: FlowConfig,
     /// How missed rows are looked for.
     pub reconcile: ReconcileConfig,
+    /// How what is sent and old is removed, if it is.
+    pub cleanup: Option<CleanupConfig>,
     /// Kafka.
     pub kafka: KafkaConfig,
     /// Whether to start paused.

@@ -16,7 +16,7 @@ use super::{ReconcileConfig, RelayConfig};
 use crate::failure::chain;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
-use crate::postgres::{Address, Error, OutboxTable, Server, Slot, SqlSession};
+use crate::postgres::{Address, Error, Heap, OutboxTable, Server, Slot, SqlSession};
 
 /// Older pages that are looked at in a round: 32 MiB.
 const PAGES_IN_TURN: i64 = 4096;
@@ -41,7 +41,8 @@ pub(super) struct Patrol {
 /// A table that holds rows: the outbox, or one of its partitions.
 #[derive(Debug, Default)]
 struct Part {
-    name: String,
+    /// The condition on its rows.
+    holds: String,
     pages: i64,
     /// The first page that is new.
     new_from: i64,
@@ -149,25 +150,22 @@ impl Patrol {
         let client = &session.client;
         // A round that takes long is to be a gentle one, not a failure.
         client.batch_execute("SET statement_timeout = '5min'").await?;
-        let sql = "SELECT c.oid, format('%I.%I', n.nspname, c.relname), \
-                          pg_relation_size(c.oid) / current_setting('block_size')::int8 \
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   WHERE c.relkind = 'r' AND (c.oid = $1 \
-                      OR c.oid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass)))";
+        let is_first = self.parts.is_empty();
         let mut parts = HashMap::new();
-        for row in client.query(sql, &[&self.table]).await? {
-            let (oid, name, pages): (u32, String, i64) = (row.get(0), row.get(1), row.get(2));
-            let known = self.parts.remove(&oid);
-            // At first all of it is old.
-            let known = known.unwrap_or(Part { new_from: pages, ..Part::default() });
-            parts.insert(oid, Part { name, pages, ..known });
+        for heap in Heap::load(client, self.table, None, "").await? {
+            let (holds, pages) = (heap.holds(), heap.pages);
+            let known = self.parts.remove(&heap.oid);
+            // At first all of it is old; a partition that was added later is new.
+            let new_from = if is_first { pages } else { 0 };
+            let known = known.unwrap_or(Part { new_from, ..Part::default() });
+            parts.insert(heap.oid, Part { holds, pages, ..known });
         }
         self.parts = parts;
         let in_turn = (PAGES_IN_TURN / i64::try_from(self.parts.len()).unwrap_or(1).max(1)).max(1);
         let mut found: Vec<_> = self.missed.iter().cloned().collect();
         for part in self.parts.values_mut() {
             for range in part.ranges(in_turn) {
-                found.extend(self.reconciler.candidates_of(client, &part.name, range).await?);
+                found.extend(self.reconciler.candidates_of(client, &part.holds, range).await?);
                 if found.len() > CANDIDATES_MAX {
                     // Far behind, or much is missing: enough for one round.
                     return Ok(found);

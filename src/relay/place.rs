@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::board::{Board, State};
 use super::capture::Capture;
+use super::cleanup::Cleanup;
 use super::confirm::{Settlement, Settlements};
 use super::create::{create_publication, create_slot};
 use super::disposition::{Fate, of_bind, of_postgres, of_store};
@@ -212,7 +213,9 @@ impl Place {
             status.checks.publication = true;
             status.checks.slot = true;
         });
-        let patrol = Patrol::new(config, &self.writer.address, &outbox, meters);
+        let (address, epoch) = (&self.writer.address, self.row.epoch);
+        let patrol = Patrol::new(config, address, &outbox, meters);
+        let cleanup = Cleanup::new(config, address, &outbox, epoch, meters);
         let capture = Capture::new(outbox.events, table, self.row.position);
         let before = Before { swept_until, flushed };
         let mut session = Session::new(stream, capture, flow, before, meters.clone());
@@ -224,9 +227,10 @@ impl Place {
         }
         let trouble = trouble(&self.writer, sights.clone());
         let patrol = patrol.map(|patrol| tokio::spawn(patrol.go(sights.clone())));
+        let cleanup = cleanup.map(|cleanup| tokio::spawn(cleanup.go()));
         let end = session.run(board, stop, trouble, Some(sights)).await;
-        if let Some(patrol) = patrol {
-            patrol.abort();
+        for task in [patrol, cleanup].into_iter().flatten() {
+            task.abort();
         }
         Ok(end)
     }

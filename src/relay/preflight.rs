@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 
 use super::RelayConfig;
 use super::finding::{Finding, Severity};
+use super::removal::Marks;
 use super::unsent::Unsent;
 use crate::failure::Code;
 use crate::outbox::EventMap;
@@ -84,7 +85,11 @@ pub async fn preflight(client: &Client, config: &RelayConfig) -> Result<Prefligh
     found.findings.extend(slot_findings(found.slot.as_ref(), config));
     match compile(&table, config) {
         Ok((events, status)) => {
-            found.findings.extend(privilege_findings(client, &table, &status).await?);
+            let cleans = config.cleanup.is_some();
+            found.findings.extend(privilege_findings(client, &table, &status, cleans).await?);
+            if cleans {
+                found.findings.extend(cleanup_findings(client, &table, &status, &events).await?);
+            }
             found.outbox = Some(Outbox { table, events, status });
         }
         Err(problems) => {
@@ -195,8 +200,19 @@ fn table_findings(table: &OutboxTable) -> Vec<Finding> {
         )];
     }
     if !table.is_logged {
-        let observed = format!("{name} is unlogged or temporary: its rows are not in the WAL");
-        let fix = format!("ALTER TABLE {name} SET LOGGED;");
+        let (observed, fix) = if table.is_partitioned {
+            (
+                format!(
+                    "a partition of {name} is unlogged or foreign: its rows are not in the WAL"
+                ),
+                "ALTER TABLE … SET LOGGED; -- each such partition".to_owned(),
+            )
+        } else {
+            (
+                format!("{name} is unlogged or temporary: its rows are not in the WAL"),
+                format!("ALTER TABLE {name} SET LOGGED;"),
+            )
+        };
         return vec![Finding::error(
             Code::TableUnsuitable,
             "outbox table",
@@ -310,6 +326,7 @@ async fn privilege_findings(
     client: &Client,
     table: &OutboxTable,
     status: &StatusMap,
+    cleans: bool,
 ) -> Result<Vec<Finding>, Error> {
     let mut needed: Vec<(String, String, String)> = Vec::new();
     let outbox = table.name.to_string();
@@ -327,15 +344,15 @@ async fn privilege_findings(
                 let column = &column.name;
                 needed.push((outbox.clone(), "UPDATE".to_owned(), column.clone()));
             }
-            needed.push((outbox, "SELECT".to_owned(), String::new()));
+            needed.push((outbox.clone(), "SELECT".to_owned(), String::new()));
         }
-        Mode::Delete => {
-            // To lock a row, PostgreSQL asks for UPDATE of some column.
-            for right in ["SELECT", "DELETE", "UPDATE"] {
-                needed.push((outbox.clone(), right.to_owned(), String::new()));
-            }
+        Mode::Delete | Mode::Ledger | Mode::None => {}
+    }
+    if cleans || status.mode == Mode::Delete {
+        // To lock a row, PostgreSQL asks for UPDATE of some column.
+        for right in ["SELECT", "DELETE", "UPDATE"] {
+            needed.push((outbox.clone(), right.to_owned(), String::new()));
         }
-        Mode::Ledger | Mode::None => {}
     }
     let mut findings = Vec::new();
     for (name, right, column) in needed {
@@ -361,6 +378,45 @@ async fn privilege_findings(
                 format!("{right}{on_column}"),
                 format!("GRANT {right}{on_column} ON {name} TO {};", quote_ident(&role)),
             ));
+        }
+    }
+    Ok(findings)
+}
+
+/// What a cleanup needs besides rights on rows: a time to go by, and partitions that are ours.
+async fn cleanup_findings(
+    client: &Client,
+    table: &OutboxTable,
+    status: &StatusMap,
+    events: &EventMap,
+) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    if status.mode == Mode::Update && Marks::of(status, events).is_none() {
+        let fix = "map outbox.status.sent_at to the column of the time of sending, else \
+                   outbox.columns.occurred_at to one of the time when it happened; or set \
+                   cleanup.after = \"\"";
+        findings.push(Finding::error(
+            Code::Map,
+            "cleanup",
+            "no column that is mapped tells when a row was sent",
+            "a column of type timestamptz or timestamp",
+            fix,
+        ));
+    }
+    if table.is_partitioned {
+        let sql = "SELECT current_user, pg_get_userbyid(c.relowner), \
+                          pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = $1";
+        let row = client.query_one(sql, &[&table.oid]).await?;
+        let (role, owner, is_ours): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+        if !is_ours {
+            let finding = Finding::error(
+                Code::PostgresPermission,
+                "right to drop partitions",
+                format!("{} belongs to \"{owner}\": its rows are deleted one by one", table.name),
+                format!("role \"{role}\" as owner of the partitions, or as its member"),
+                format!("GRANT {} TO {};", quote_ident(&owner), quote_ident(&role)),
+            );
+            findings.push(finding.warning());
         }
     }
     Ok(findings)

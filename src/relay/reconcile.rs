@@ -60,17 +60,17 @@ impl Reconciler {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// The same of some pages of a table.
+    /// The same of some pages of the heap whose rows fulfil the condition `heap`.
     pub(super) async fn candidates_of(
         &self,
         client: &Client,
-        table: &str,
+        heap: &str,
         (from, until): (i64, i64),
     ) -> Result<Vec<String>, Error> {
-        let Self { id, condition, .. } = self;
+        let Self { table, id, condition, .. } = self;
         let sql = format!(
-            "SELECT o.{id}::text FROM ONLY {table} o \
-             WHERE o.ctid >= '({from},0)' AND o.ctid < '({until},0)' AND {condition}"
+            "SELECT o.{id}::text FROM {table} o WHERE {heap} \
+             AND o.ctid >= '({from},0)' AND o.ctid < '({until},0)' AND {condition}"
         );
         let rows = client.query(&sql, &[]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())

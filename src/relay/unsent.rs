@@ -34,16 +34,21 @@ impl Unsent<'_> {
         id.and_then(|column| self.table.type_sql(&column.name)).unwrap_or("text")
     }
 
-    /// The condition on a row `o`.
-    pub(super) fn condition(&self) -> String {
-        let pending = match self.pending {
+    /// A row `o` says that it is to be published.
+    pub(super) fn pending(&self) -> String {
+        match self.pending {
             Pending::Always => "true".to_owned(),
             Pending::Label(column, label) => {
                 format!("o.{} = {}", quote_ident(&column.name), quote_literal(label))
             }
             Pending::NotFlagged(column) => format!("o.{} IS NOT TRUE", quote_ident(&column.name)),
             Pending::IsNull(column) => format!("o.{} IS NULL", quote_ident(&column.name)),
-        };
+        }
+    }
+
+    /// The condition on a row `o`.
+    pub(super) fn condition(&self) -> String {
+        let pending = self.pending();
         let (id, relay) = (self.id(), quote_literal(self.relay_id));
         let unknown = |table: &str| {
             format!(

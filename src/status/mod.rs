@@ -21,6 +21,7 @@ pub use held::{
     Request, Verdict,
 };
 pub use relay_row::{LastError, RelayRow, Sweep};
+pub(crate) use store::is_a_rows_doing;
 pub use store::{PgStatusStore, StoreOptions};
 
 use std::future::Future;

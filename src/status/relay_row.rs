@@ -246,7 +246,7 @@ impl RelayRow {
         relay_id: &str,
         keeps_verdicts: bool,
     ) -> Result<(), Error> {
-        let sql = "WITH chosen AS (SELECT event_id, unwritten OR $2 AS stays FROM outboxd.ledger \
+        let sql = "WITH chosen AS (SELECT event_id, unwritten OR $2 OR verdict <> 'sent' AS stays FROM outboxd.ledger \
              WHERE relay_id = $1 AND swept AND EXISTS (SELECT FROM outboxd.relay r \
                 WHERE r.relay_id = $1 AND r.sweep = 'complete' \
                     AND r.position_lsn >= coalesce(r.sweep_until, '0/0')) \

@@ -404,7 +404,7 @@ fn wide(xids: &[u32]) -> Vec<i64> {
 /// Whether a statement failed because of the rows that it wrote, and not because of the server,
 /// our rights or the connection. What a constraint or trigger raises can have any code, so this
 /// names what is *not* a row's doing.
-pub(super) fn is_a_rows_doing(error: &Error) -> bool {
+pub(crate) fn is_a_rows_doing(error: &Error) -> bool {
     let Error::Server { sqlstate, in_context, .. } = error else {
         return false;
     };

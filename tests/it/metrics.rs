@@ -26,6 +26,7 @@ const METRICS: Evidence = &[
     ("outbox_blocked_keys", REFUSED),
     ("outbox_blocked_oldest_age_seconds", REFUSED),
     ("outbox_build_info", FLOW),
+    ("outbox_cleaned_total", "cleanup::old_sent_rows_go_and_every_other_row_stays"),
     ("outbox_duplicates_suppressed_total", "metrics::what_was_settled_before_is_counted"),
     ("outbox_event_age_seconds", FLOW),
     ("outbox_events_added_total", FLOW),

@@ -6,8 +6,9 @@ use crate::support::database::Database;
 use crate::support::records::Kafka;
 use crate::support::setting;
 use crate::support::stage::Stage;
+use crate::support::wait::{SOON, eventually};
 
-/// Sweeps, streams, writes statuses, stops, and goes on without a repetition.
+/// Sweeps, streams, writes statuses, stops, goes on without a repetition, and cleans up.
 async fn relays_on(major: i64) {
     let server = TempPostgres::start(setting(&format!("PG_BIN_{major}")).as_ref(), &[]).unwrap();
     let database = Database::new_at(&server.url("postgres"), &format!("pg{major}")).await;
@@ -24,6 +25,13 @@ async fn relays_on(major: i64) {
     let relay = stage.options().start_ready().await;
     stage.check(0).await;
     stage.database.wait_until_confirmed(&stage.slot()).await;
+    assert_eq!(relay.stop().await, 0);
+    let options = stage.options().set("cleanup.after", "1ms").set("cleanup.interval", "100ms");
+    let relay = options.start_ready().await;
+    eventually("all of it to be cleaned up", SOON, || async {
+        stage.database.count("SELECT count(*) FROM outbox").await == 0
+    })
+    .await;
     assert_eq!(relay.stop().await, 0);
 }
 

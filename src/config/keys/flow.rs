@@ -117,6 +117,19 @@ pub(super) const KEYS: &[Key] = &[
     key("reconcile.heal", Boolean, "false", "Publish such rows, late as they are."),
     key("reconcile.after", Duration, "\"1m\"", "How long a row may be unsent before it counts."),
     key(
+        "cleanup.after",
+        Duration,
+        "\"\"",
+        "How long ago an event was sent whose row is removed, as in \"7d\"; entries of the ledger and the audit go after the same time. \"\": never.",
+    ),
+    key("cleanup.interval", Duration, "\"1h\"", "From one cleanup to the next."),
+    key(
+        "cleanup.batch",
+        Number(1, 100_000),
+        "1000",
+        "The most rows that a cleanup removes in one transaction. It rests after each.",
+    ),
+    key(
         "admin.listen",
         Text,
         "\"127.0.0.1:9464\"",
