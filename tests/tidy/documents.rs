@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::source::{File, Problems, exists, file, files, mentions};
 
-const REQUIRED: [&str; 11] = [
+const REQUIRED: [&str; 14] = [
     "CHANGELOG.md",
     "LICENSE-APACHE",
     "LICENSE-MIT",
@@ -13,8 +13,11 @@ const REQUIRED: [&str; 11] = [
     "docs/CONSUMERS.md",
     "docs/GLOSSARY.md",
     "docs/GUARANTEES.md",
+    "docs/MIGRATING.md",
     "docs/OPERATING.md",
     "docs/PERFORMANCE.md",
+    "docs/RECORDS.md",
+    "docs/TABLES.md",
     "docs/WRITING.md",
 ];
 
@@ -370,4 +373,36 @@ fn the_python_consumer_is_shown_as_it_is() {
     let python = with_fences(&shown).filter(|(_, fence, _)| fence.as_deref() == Some("python"));
     let block: String = python.map(|(_, _, line)| format!("{line}\n")).collect();
     assert_eq!(block, program, "docs/CONSUMERS.md shows another program");
+}
+
+#[test]
+fn the_tables_are_shown_with_their_configurations() {
+    let shown = file("docs/TABLES.md").expect("the document");
+    let mut problems = Problems::default();
+    for table in files(&["testdata/tables"], ".toml") {
+        let lines = table.text.lines().skip_while(|line| line.starts_with('#'));
+        let settings: String = lines.map(|line| format!("{line}\n")).collect();
+        if !shown.text.contains(&format!("```toml\n{settings}```")) {
+            problems.add(format!("{}: {} is not shown as it is", shown.path, table.path));
+        }
+    }
+    problems.assert_none();
+}
+
+/// In these a test is named where a promise is made.
+#[test]
+fn documents_name_tests_that_exist() {
+    let tests = tests();
+    let mut problems = Problems::default();
+    for path in ["docs/MIGRATING.md", "docs/RECORDS.md", "docs/TABLES.md"] {
+        let file = file(path).expect("the document");
+        for (line, name) in quoted(&file) {
+            let is_name = is_made_of(name, "0123456789") && name.matches('_').count() > 2;
+            // Names of metrics have a test of their own.
+            if is_name && !name.starts_with("outbox_") && !tests.contains(name) {
+                problems.at(&file, line, format!("there is no test {name}"));
+            }
+        }
+    }
+    problems.assert_none();
 }
