@@ -1,0 +1,3 @@
+"""The cases for Debezium Server."""
+
+CASES = []
