@@ -11,6 +11,7 @@ import postgres
 import records
 import server
 import server_cases
+from properties import lines
 
 # So many connectors run at a time: each one has three connections and a slot.
 AT_ONCE = 12
@@ -124,7 +125,7 @@ def write(folder, case, properties, failure):
         "table": case["table"].strip().splitlines(),
         "before": case.get("before", "").strip().splitlines(),
         "rows": case["rows"].strip().splitlines(),
-        "properties": [f"{name}={value}" for name, value in properties.items()],
+        "properties": lines(properties),
         "fails": causes(failure, case),
         "records": written,
     }

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 
 import postgres
+from properties import lines
 
 BASE = {
     "debezium.sink.type": "kafka",
@@ -56,7 +57,7 @@ class Server:
         ]
         here["quarkus.http.port"] = "0"
         with open(f"{self.home}/config/application.properties", "w") as file:
-            file.writelines(f"{name}={value}\n" for name, value in here.items())
+            file.writelines(f"{line}\n" for line in lines(here))
         server = os.environ["DEBEZIUM_SERVER"]
         runner = next(name for name in os.listdir(server) if name.endswith("-runner.jar"))
         command = [os.environ["JAVA_21"], "-Xmx768m"]
