@@ -54,7 +54,11 @@ def drop(database):
 
 
 def is_streaming(database):
-    asked = f"SELECT count(*) FROM pg_replication_slots WHERE database = '{database}' AND active"
+    # A slot that is being made is active, too.
+    asked = (
+        f"SELECT count(*) FROM pg_replication_slots WHERE database = '{database}' AND active"
+        f" AND confirmed_flush_lsn IS NOT NULL"
+    )
     return sql("postgres", asked) == "1"
 
 

@@ -68,6 +68,7 @@ mod statuses;
 mod support;
 mod sweep;
 mod tables;
+mod takeover_debezium;
 mod tls;
 mod topics;
 mod versions;
