@@ -136,7 +136,7 @@ fn publication(options: &mut Options, draft: &mut Draft) {
         Some("filtered") => draft.differs(
             written,
             "the publication that Debezium made publishes updates and deletes, too: it is taken over \
-             with a warning; ALTER PUBLICATION … SET (publish = 'insert') when there is no way back",
+             with a warning; while neither of the two runs, ALTER PUBLICATION … SET (publish = 'insert')",
         ),
         _ => draft.differs(
             written,

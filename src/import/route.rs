@@ -46,9 +46,9 @@ pub(super) fn import(
         let topic: String = parts.iter().map(Part::in_template).collect();
         draft.set("route", "default", topic, replacement_origin);
     } else {
-        let topic: String = parts.iter().map(Part::in_replacement).collect();
+        // Written as Java has it, here too.
         draft.set("route", "regex", expression, regex_origin);
-        draft.set("route", "replacement", topic, replacement_origin);
+        draft.set("route", "replacement", replacement, replacement_origin);
     }
     Ok(())
 }
@@ -65,15 +65,6 @@ impl Part {
         match self {
             Part::Text(letter) => letter.to_string(),
             Part::Group(_) => "{aggregate_type}".to_owned(),
-        }
-    }
-
-    fn in_replacement(&self) -> String {
-        match self {
-            Part::Text('$') => "$$".to_owned(),
-            Part::Text(letter) => letter.to_string(),
-            // With braces always: `$1a` would be another name.
-            Part::Group(name) => format!("${{{name}}}"),
         }
     }
 }
@@ -148,23 +139,27 @@ fn translated(regex: &str) -> String {
 mod tests {
     use super::*;
 
+    /// The groups are in brackets.
     fn replaced(regex: &str, replacement: &str) -> Result<String, String> {
         let regex = Regex::new(regex).unwrap();
-        let parts = parts(replacement, &regex)?;
-        Ok(parts.iter().map(Part::in_replacement).collect())
+        let shown = |part: &Part| match part {
+            Part::Text(letter) => letter.to_string(),
+            Part::Group(name) => format!("<{name}>"),
+        };
+        Ok(parts(replacement, &regex)?.iter().map(shown).collect())
     }
 
     #[test]
     fn a_replacement_is_read_as_java_reads_it() {
-        for (regex, replacement, ours) in [
-            ("(a)(?<b>b)", "x.$1.${b}", "x.${1}.${b}"),
-            ("(a)", "$1a", "${1}a"),
-            ("(a)", "$12", "${1}2"),
-            ("(a)(b)(c)(d)(e)(f)(g)(h)(i)(j)(k)(l)", "$12", "${12}"),
-            ("a", "$0", "${0}"),
-            ("a", r"\$1\\", r"$$1\"),
+        for (regex, replacement, read) in [
+            ("(a)(?<b>b)", "x.$1.${b}", "x.<1>.<b>"),
+            ("(a)", "$1a", "<1>a"),
+            ("(a)", "$12", "<1>2"),
+            ("(a)(b)(c)(d)(e)(f)(g)(h)(i)(j)(k)(l)", "$12", "<12>"),
+            ("a", "$0", "<0>"),
+            ("a", r"\$0\\", "$0\\"),
         ] {
-            assert_eq!(replaced(regex, replacement).as_deref(), Ok(ours), "{replacement}");
+            assert_eq!(replaced(regex, replacement).as_deref(), Ok(read), "{replacement}");
         }
         for (replacement, said) in [
             ("$2", "the expression has no group 2"),

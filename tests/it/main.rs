@@ -38,6 +38,7 @@ mod faults_publication;
 mod faults_relay;
 mod faults_slot;
 mod formats;
+mod golden;
 mod happy_path;
 mod holding;
 mod inbox;
