@@ -500,7 +500,7 @@ CREATE TABLE outbox (
         "payload_text_json",
         "text of any kind, as JSON",
         JSON,
-        insert(1, "payload_text_json", "E'plain \"text\" \\\\ / ü ✓ 𝄞 \\t\\n\\u0001\\u007f\\u2028 <>&'''")
+        insert(1, "payload_text_json", "E'plain \"text\" \\\\ / ü ✓ 𝄞 \\t\\n\\u0001\\u001f\\b\\f\\u007f\\u2028 <>&'''")
         + insert(2, "payload_text_json", "'{\"a\":'"),
         2,
         table=outbox_of("text"),

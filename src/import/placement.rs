@@ -63,6 +63,14 @@ pub(super) fn import(
             _ => return Err(bad()),
         }
     }
+    let option = "decimal.handling.mode";
+    let is_placed = headers.len() > 1 || !members.is_empty();
+    if is_placed && options.take_set(option).as_deref() != Some("string") {
+        draft.differs(
+            options.written(option),
+            "a numeric that is placed is written as PostgreSQL prints it, as if this were string",
+        );
+    }
     if headers.len() > 1 {
         draft.set("envelope", "headers", headers, written.as_str());
     }
