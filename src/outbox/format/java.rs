@@ -5,7 +5,7 @@ use super::super::json::write_string;
 
 /// Appends `text` as a JSON string.
 pub(super) fn write_java_string(text: &str, out: &mut Vec<u8>) {
-    if !text.bytes().any(|byte| byte < b' ' || byte >= 0xF0) {
+    if text.bytes().all(|byte| (b' '..0xF0).contains(&byte)) {
         return write_string(text, out);
     }
     let escape = |unit: u16, out: &mut Vec<u8>| {
@@ -28,7 +28,7 @@ pub(super) fn write_java_string(text: &str, out: &mut Vec<u8>) {
                 out.push(b'\\');
                 out.extend_from_slice(short.encode_utf8(&mut buffer).as_bytes());
             }
-            None if letter < ' ' || letter > '\u{ffff}' => {
+            None if !(' '..='\u{ffff}').contains(&letter) => {
                 let mut units = [0; 2];
                 letter.encode_utf16(&mut units).iter().for_each(|unit| escape(*unit, out));
             }
