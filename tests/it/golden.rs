@@ -195,3 +195,24 @@ async fn the_records_are_those_of_debezium_byte_for_byte() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+/// What Debezium would refuse is refused, by the option's name; nothing is printed but the file.
+#[test]
+fn a_configuration_is_imported_on_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("application.properties");
+    let import = |name: &str| {
+        let all = Golden::all();
+        let golden = all.iter().find(|golden| golden.name() == name).unwrap();
+        std::fs::write(&file, golden.text("properties")).unwrap();
+        RelayOptions::bare().command_output(&["import", "debezium", file.to_str().unwrap()])
+    };
+    let (code, printed, told) = import("server_text");
+    assert_eq!(code, 0, "{told}");
+    assert!(printed.parse::<toml::Table>().unwrap().contains_key("route"), "{printed}");
+    assert!(!printed.contains("secret"), "{printed}");
+    assert!(told.contains("options differ"), "{told}");
+    let (code, printed, told) = import("bad_placement");
+    assert_eq!((code, printed.as_str()), (78, ""));
+    assert!(told.contains("table.fields.additional.placement: \"type\" is not column:"), "{told}");
+}
