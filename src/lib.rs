@@ -27,6 +27,7 @@
 //! | | [`inbox`] | events processed once, in the consumer's transaction |
 //! | verbs | `relay` | captures, publishes, settles, confirms: the session and its loop |
 //! | shell | `config` | file, environment and flags become what the modules need |
+//! | | `import` | another tool's configuration becomes ours |
 //! | | `migrations` | the SQL files, with the configured names |
 //! | | `operate` | what operators look at and ask for |
 //! | | `admin` | health, metrics, status and operators' requests over HTTP |
@@ -51,6 +52,8 @@ pub mod embed;
 #[cfg(feature = "relay")]
 pub mod failpoint;
 pub mod failure;
+#[cfg(feature = "relay")]
+pub mod import;
 pub mod inbox;
 pub mod lsn;
 #[cfg(feature = "relay")]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line's purpose")]
 
+mod import;
 mod migrate;
 mod operators;
 mod reconcile;
@@ -63,6 +64,11 @@ enum Command {
         /// The consumer's inbox instead, into the database of a service that consumes events
         #[arg(long)]
         inbox: bool,
+    },
+    /// Print our configuration, made of another tool's
+    Import {
+        #[command(subcommand)]
+        from: import::ImportCommand,
     },
     /// Validate the configuration, without network
     Check,
@@ -202,6 +208,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run { takeover } => return run::run(&sources, takeover),
         Command::Init { output } => set_up::init(&output),
+        Command::Import { from } => import::import(&from),
         Command::Check => set_up::check(&sources),
         Command::Config { command: ConfigCommand::Show } => set_up::show(&sources),
         Command::Demo(args) => {

@@ -44,7 +44,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
 ];
 
 /// The shell: may import anything, and nothing below imports it.
-const SHELL: [&str; 7] = ["admin", "cli", "config", "demo", "embed", "migrations", "operate"];
+const SHELL: [&str; 8] =
+    ["admin", "cli", "config", "demo", "embed", "import", "migrations", "operate"];
 
 /// Modules that hold the hard thinking, and no more: they run without a database, a broker, a
 /// runtime or a clock.

@@ -7,9 +7,10 @@
 use super::super::MapError;
 use super::super::binding::Row;
 use super::super::columns::{BindError, Field, Layout, LayoutColumn, MapProblem, Mapping};
-use super::super::json::{is_json, write_string};
+use super::super::json::is_json;
 use super::super::named::{Named, renamed};
 use super::Body;
+use super::java::write_java_string;
 use super::payload::{PayloadForm, write_base64};
 use super::shown::Shown;
 use crate::pgoutput::Relation;
@@ -140,7 +141,10 @@ impl Writer<usize> {
                 out.extend_from_slice(payload);
             }
             PayloadForm::Json | PayloadForm::JsonText | PayloadForm::Text => {
-                write_string(std::str::from_utf8(payload).map_err(|_| MapError::NotUtf8)?, out);
+                write_java_string(
+                    std::str::from_utf8(payload).map_err(|_| MapError::NotUtf8)?,
+                    out,
+                );
             }
         }
         Ok(())
@@ -157,7 +161,7 @@ impl Writer<usize> {
         self.write_payload(payload, form, out)?;
         for member in &self.members {
             out.push(b',');
-            write_string(&member.name, out);
+            write_java_string(&member.name, out);
             out.push(b':');
             match member.source.text(row)? {
                 Some(value) => {

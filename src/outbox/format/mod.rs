@@ -3,6 +3,7 @@
 mod cloudevents;
 mod debezium;
 mod envelope;
+mod java;
 mod payload;
 mod shown;
 

@@ -5,6 +5,7 @@ use data_encoding::BASE64;
 use super::super::columns::{Kind, LayoutColumn};
 use super::super::json::is_json;
 use super::super::timestamp;
+use super::java::write_java_string;
 use super::payload::decode_hex;
 
 /// The form of a value; JSON needs quotes for some.
@@ -97,7 +98,9 @@ impl Shown {
         let is_string = matches!(self, Shown::Text | Shown::Utc | Shown::Bytes);
         // What is no JSON by itself, such as NaN, is a string, too.
         if is_string || !is_json(text.as_bytes()) {
-            text = serde_json::Value::String(text).to_string();
+            let mut json = Vec::new();
+            write_java_string(&text, &mut json);
+            text = String::from_utf8(json).unwrap_or_default();
         }
         out.push_str(&text);
     }

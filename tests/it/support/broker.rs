@@ -192,7 +192,8 @@ impl Drop for Broker {
     }
 }
 
-fn java(class: &str) -> Command {
+/// A class of Kafka's own jars.
+pub fn java(class: &str) -> Command {
     let libs = setting("KAFKA_LIBS");
     let mut command = Command::new("java");
     command.args(["-Xmx512m", "-Xms128m", "-cp", &format!("{libs}/*")]);

@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod checker;
 pub mod conduct;
 pub mod database;
+pub mod debezium;
 pub mod evidence;
 pub mod held;
 pub mod kafka_proxy;
