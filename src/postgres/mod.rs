@@ -42,7 +42,8 @@ pub(crate) const DRIVER: &str = "tokio_postgres";
 pub enum WalMessage<'a> {
     /// One message of the output plugin.
     Data(&'a [u8]),
-    /// One that is larger than allowed: a row without its large values, else the tag alone.
+    /// One that is larger than allowed: a row without its large values, a logical message without
+    /// its content, else the tag alone.
     Oversize {
         /// What was kept.
         message: &'a [u8],

@@ -5,11 +5,14 @@ use std::borrow::Cow;
 use super::disposition::{Fate, of_bind, of_decode, of_map};
 use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
+use crate::names::Intake;
 pub(super) use crate::outbox::Content;
 use crate::outbox::columns::BindError;
+use crate::outbox::message::{MessageRow, relation};
 use crate::outbox::{EventMap, MapError, Mapper};
 use crate::pgoutput::{
-    Begin, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode, leave_out_large,
+    Begin, Logical, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode,
+    leave_out_large,
 };
 
 /// What a message was.
@@ -36,11 +39,18 @@ pub(super) struct Captive<'a> {
     pub(super) committed: i64,
 }
 
+impl<'a> Captive<'a> {
+    fn new(content: Content<'a>, position: Position, begin: &Begin) -> Self {
+        let committed = begin.commit_time + POSTGRES_EPOCH_MICROS;
+        Self { content, position, xid: begin.xid, committed }
+    }
+}
+
 /// Follows the stream of one connection.
 pub(super) struct Capture {
     map: EventMap,
-    /// The outbox, whatever its name is by now.
-    table: u32,
+    /// The table's OID is the outbox, whatever its name is by now.
+    intake: Intake<u32>,
     /// For the rows that follow; a layout that does not fit is only an error of a row that counts, since
     /// what was settled before may be read again under an older one.
     mapper: Option<Result<Mapper, BindError>>,
@@ -51,19 +61,23 @@ pub(super) struct Capture {
     /// Values of the row at hand; kept for its memory.
     values: Vec<Option<&'static [u8]>>,
     warned_of_others: bool,
+    warned_of_loose: bool,
 }
 
 impl Capture {
-    pub(super) fn new(map: EventMap, table: u32, settled: Position) -> Self {
+    pub(super) fn new(map: EventMap, intake: Intake<u32>, settled: Position) -> Self {
+        // A message's layout never changes.
+        let mapper = matches!(intake, Intake::Messages(_)).then(|| map.bind(&relation()));
         Self {
             map,
-            table,
-            mapper: None,
+            intake,
+            mapper,
             reader: TransactionReader::default(),
             begin: None,
             settled,
             values: Vec::new(),
             warned_of_others: false,
+            warned_of_loose: false,
         }
     }
 
@@ -86,7 +100,7 @@ impl Capture {
         };
         let mut values = Vec::new();
         insert.tuple.values(&mut values).map_err(of_decode)?;
-        let is_ours = insert.relation == self.table;
+        let is_ours = self.intake == Intake::Table(insert.relation);
         Ok(mapper.id(&values).filter(|_| is_ours).map(Cow::into_owned))
     }
 
@@ -111,17 +125,18 @@ impl Capture {
                 Ok(Captured::Nothing)
             }
             Step::Commit(commit) => Ok(Captured::Commit(commit.end_lsn)),
-            Step::Relation(relation) if relation.oid == self.table => {
+            Step::Relation(relation) if self.intake == Intake::Table(relation.oid) => {
                 self.mapper = Some(self.map.bind(&relation));
                 Ok(Captured::Nothing)
             }
-            Step::Insert(insert) if insert.relation == self.table => {
+            Step::Insert(insert) if self.intake == Intake::Table(insert.relation) => {
                 self.insert(insert.tuple, oversize, now, hand_over)
             }
             Step::Relation(relation) => {
                 self.warn_of_others(&relation.name);
                 Ok(Captured::Nothing)
             }
+            Step::Logical(logical) => self.logical(logical, oversize, now, hand_over),
             Step::Insert(_) | Step::Ignored(_) => Ok(Captured::Nothing),
         }
     }
@@ -143,15 +158,7 @@ impl Capture {
         let Some(begin) = self.begin else {
             return Ok(Captured::Nothing);
         };
-        let mapper = match &mut self.mapper {
-            Some(Ok(mapper)) => mapper,
-            Some(Err(error)) => return Err(of_bind(error)),
-            None => {
-                let text =
-                    format!("read the stream: a row at {position} before its table's layout");
-                return Err(Fate::Halt(Failure::new(Code::Protocol, text)));
-            }
-        };
+        let mapper = bound(&mut self.mapper, position)?;
         let mut values = with_other_lifetime(std::mem::take(&mut self.values));
         tuple.values(&mut values).map_err(of_decode)?;
         let captured = if mapper.is_pending(&values) {
@@ -162,8 +169,7 @@ impl Capture {
             let Some(content) = content else {
                 return Err(of_no_id(&format!("an event at {position}"), oversize));
             };
-            let committed = begin.commit_time + POSTGRES_EPOCH_MICROS;
-            hand_over(Captive { content, position, xid: begin.xid, committed })?;
+            hand_over(Captive::new(content, position, &begin))?;
             Captured::Event
         } else {
             Captured::NotPending
@@ -172,12 +178,76 @@ impl Capture {
         Ok(captured)
     }
 
+    fn logical<E>(
+        &mut self,
+        logical: Logical<'_>,
+        oversize: Option<usize>,
+        now: i64,
+        hand_over: impl FnOnce(Captive<'_>) -> Result<(), E>,
+    ) -> Result<Captured, Fate>
+    where
+        Fate: From<E>,
+    {
+        let Intake::Messages(prefix) = &self.intake else {
+            return Ok(Captured::Nothing);
+        };
+        let is_ours = logical.prefix == prefix.as_bytes();
+        if !logical.is_transactional {
+            if is_ours && !std::mem::replace(&mut self.warned_of_loose, true) {
+                tracing::warn!(
+                    prefix,
+                    "a message was written outside of its transaction, so nothing tells whether \
+                     what it says was committed: such messages are ignored"
+                );
+            }
+            return Ok(Captured::Nothing);
+        }
+        // Others count too: a prefix that is changed leaves every position as it was.
+        let position = self.reader.next_position().map_err(of_decode)?;
+        let Some(begin) = self.begin.filter(|_| is_ours) else {
+            return Ok(Captured::Nothing);
+        };
+        if position <= self.settled {
+            return Ok(Captured::Settled);
+        }
+        let mapper = bound(&mut self.mapper, position)?;
+        let (row, problem) = match oversize {
+            None => MessageRow::read(logical.content, position),
+            Some(_) => (MessageRow::without_content(position), None),
+        };
+        let values = row.values();
+        let content = match (oversize, problem) {
+            (Some(bytes), _) => mapper.oversize(&values, position, now, bytes),
+            (None, Some(error)) => mapper.misfit(&values, position, error).map(Content::Misfit),
+            (None, None) => mapper.read(&values, position, now),
+        };
+        // It has one: its position at least.
+        let content = content.ok_or_else(|| of_no_id(&format!("a message at {position}"), None))?;
+        hand_over(Captive::new(content, position, &begin))?;
+        Ok(Captured::Event)
+    }
+
     fn warn_of_others(&mut self, table: &str) {
         if !std::mem::replace(&mut self.warned_of_others, true) {
             tracing::warn!(
                 table,
                 "the publication publishes more than the outbox: it is decoded, sent and ignored"
             );
+        }
+    }
+}
+
+/// What reads the rows, once it is known how.
+fn bound(
+    mapper: &mut Option<Result<Mapper, BindError>>,
+    position: Position,
+) -> Result<&mut Mapper, Fate> {
+    match mapper {
+        Some(Ok(mapper)) => Ok(mapper),
+        Some(Err(error)) => Err(of_bind(error)),
+        None => {
+            let text = format!("read the stream: a row at {position} before its table's layout");
+            Err(Fate::Halt(Failure::new(Code::Protocol, text)))
         }
     }
 }

@@ -68,6 +68,7 @@ use tokio::time::{Instant, sleep};
 use crate::ack::Limits;
 use crate::failure::{Code, Failure, chain};
 use crate::metrics::{Meters, count_error};
+use crate::names::Intake;
 use crate::outbox::EventConfig;
 use crate::outbox::status::StatusConfig;
 use crate::postgres::{NewSlot, Server, SqlSession, TableName};
@@ -129,7 +130,7 @@ pub struct RelayConfig {
     /// What to do when the stream cannot go on.
     pub on_slot_lost: OnSlotLost,
     /// The outbox.
-    pub table: TableName,
+    pub intake: Intake<TableName>,
     /// Rows above this are refused, in bytes.
     pub max_row_bytes: usize,
     /// What is published, besides what the stream brings.

@@ -188,7 +188,8 @@ impl Place {
         failpoint::pass("after_sweep");
         set_up.remember(&identity, &fingerprint).await?;
         let connection = set_up.connection;
-        let stream = connection.start(&config.slot, &config.publication).await;
+        let with_messages = config.intake.table().is_none();
+        let stream = connection.start(&config.slot, &config.publication, with_messages).await;
         let stream = stream.map_err(|error| of_postgres(&error, "start to stream"))?;
         tracing::info!(slot = config.slot, "streaming");
 
@@ -200,7 +201,7 @@ impl Place {
             publication: config.publication.clone(),
             fingerprint,
             table,
-            table_name: config.table.clone(),
+            table_name: config.intake.table().cloned(),
             application_name: config.server.application_name().to_owned(),
         };
         let (sender, sights) = watch::channel(Sight::default());
@@ -213,7 +214,8 @@ impl Place {
             status.checks.slot = true;
         });
         let patrol = Patrol::new(config, &self.writer.address, &outbox, meters);
-        let capture = Capture::new(outbox.events, table, self.row.position);
+        let intake = config.intake.map(|_| table);
+        let capture = Capture::new(outbox.events, intake, self.row.position);
         let before = Before { swept_until, flushed };
         let mut session = Session::new(stream, capture, flow, before, meters.clone());
         if is_failover {
@@ -336,9 +338,12 @@ impl SetUp<'_> {
     ) -> Result<String, Fate> {
         let name = &self.config.publication;
         let known = self.place.row.publication.as_ref();
+        if has_slot {
+            self.check_intake(known)?;
+        }
         match publication {
             None => {
-                create_publication(&self.control.client, name, &self.outbox.table.name).await?;
+                create_publication(&self.control.client, name, &self.config.intake).await?;
                 self.fingerprint().await
             }
             Some(found) if has_slot && known.is_some_and(|known| *known != found.fingerprint) => {
@@ -348,6 +353,29 @@ impl SetUp<'_> {
             }
             Some(found) => Ok(found.fingerprint),
         }
+    }
+
+    /// A place within a transaction counts its rows or its messages, and means nothing to the other.
+    fn check_intake(&self, known: Option<&String>) -> Result<(), Fate> {
+        let row = &self.place.row;
+        let reads_messages = self.config.intake.table().is_none();
+        let was_read = match known {
+            Some(known) => Publication::is_of_messages(known) != reads_messages,
+            // Only a relay of a table forgets it, in order to sweep.
+            None => reads_messages && row.position > Position::ORIGIN,
+        };
+        if !was_read {
+            return Ok(());
+        }
+        let text = format!(
+            "relay \"{}\" was one of {} until {}, and slot \"{}\" stands there; now it is to read {}",
+            self.config.id,
+            if reads_messages { "a table" } else { "messages" },
+            row.position,
+            self.config.slot,
+            self.config.intake
+        );
+        Err(Fate::Halt(Failure::new(Code::IntakeChanged, text)))
     }
 
     /// The publication's fingerprint now; nothing where it is gone.
