@@ -8,6 +8,7 @@ pub mod database;
 pub mod evidence;
 pub mod held;
 pub mod kafka_proxy;
+pub mod messages;
 pub mod oracle;
 pub mod proxy;
 pub mod records;
