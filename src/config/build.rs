@@ -130,7 +130,7 @@ const OF_MESSAGES: [(&str, &str); 2] = [("outbox.status.mode", "none"), ("outbox
 /// Sets what follows from what was chosen.
 pub(super) fn imply(settings: &mut Settings) {
     let by = "outbox.message_prefix";
-    if settings.is_chosen(by) && settings.text(by) != "" {
+    if settings.is_chosen(by) && !settings.text(by).is_empty() {
         for (path, only) in OF_MESSAGES {
             settings.imply(path, only, by);
         }

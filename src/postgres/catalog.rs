@@ -2,8 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Error, TableName, quote_ident};
-use crate::names::Intake;
+use super::{Error, Intake, TableName, quote_ident};
 use crate::outbox::columns::{Kind, Layout, LayoutColumn};
 use crate::outbox::message;
 use crate::pgoutput::{Column, Relation};

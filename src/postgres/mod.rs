@@ -31,8 +31,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::lsn::Lsn;
-pub use crate::names::TableName;
 pub(crate) use crate::names::quote_ident;
+pub use crate::names::{Intake, TableName};
 
 /// What the driver of the SQL sessions is called in the log.
 pub(crate) const DRIVER: &str = "tokio_postgres";

@@ -4,8 +4,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Error, TableName, quote_ident};
-use crate::names::Intake;
+use super::{Error, Intake, TableName, quote_ident};
 
 /// A publication as it concerns one table, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use super::disposition::{Fate, of_bind, of_decode, of_map};
 use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
-use crate::names::Intake;
 pub(super) use crate::outbox::Content;
 use crate::outbox::columns::BindError;
 use crate::outbox::message::{MessageRow, relation};
@@ -14,6 +13,7 @@ use crate::pgoutput::{
     Begin, Logical, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode,
     leave_out_large,
 };
+use crate::postgres::Intake;
 
 /// What a message was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,4 +283,79 @@ pub(super) fn of_no_id(event: &str, oversize: Option<usize>) -> Fate {
 fn with_other_lifetime<'to>(mut values: Vec<Option<&[u8]>>) -> Vec<Option<&'to [u8]>> {
     values.clear();
     values.into_iter().map(|_| None).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::outbox::message::layout;
+    use crate::outbox::status::Pending;
+    use crate::pgoutput::encode;
+
+    fn capture(settled: Position) -> Capture {
+        let text = "outbox.message_prefix = \"orders\"\npostgres.url = \"postgres://u@localhost/d\"\n\
+                    kafka.bootstrap_servers = \"localhost:9092\"";
+        let config = Config::from_toml(text).unwrap().relay;
+        let map = EventMap::compile(&config.events, Pending::Always, &layout()).unwrap();
+        Capture::new(map, config.intake.map(|_| 0), settled)
+    }
+
+    /// What becomes of a transaction of such messages, and the ids of its events.
+    fn read(
+        capture: &mut Capture,
+        messages: &[(bool, &[u8], Option<usize>)],
+    ) -> (Vec<Captured>, Vec<String>) {
+        let mut ids = Vec::new();
+        let mut take = |message: &[u8], oversize| {
+            let hand_over = |captive: Captive<'_>| {
+                ids.push(match captive.content {
+                    Content::Envelope(envelope) => envelope.id.to_owned(),
+                    Content::Misfit(misfit) => format!("misfit {}", misfit.id),
+                    Content::Oversize(misfit) => format!("oversize {}", misfit.id),
+                    Content::Scheduled { .. } => "scheduled".to_owned(),
+                });
+                Ok::<_, Fate>(())
+            };
+            capture.take(message, oversize, 0, hand_over).unwrap()
+        };
+        take(&encode::begin(0x10, 0, 1), None);
+        let captured = messages
+            .iter()
+            .map(|(is_transactional, prefix, oversize)| {
+                let content = br#"{"topic": "t"}"#;
+                take(&encode::logical(*is_transactional, prefix, content), *oversize)
+            })
+            .collect();
+        take(&encode::commit(0x10, 0x20, 0), None);
+        (captured, ids)
+    }
+
+    #[test]
+    fn every_transactional_message_counts_and_ours_are_events() {
+        let messages: [(bool, &[u8], Option<usize>); 6] = [
+            (true, b"orders", None),
+            (false, b"orders", None),
+            (true, b"others", None),
+            (true, b"Orders", None),
+            (true, b"orders", Some(1 << 30)),
+            (true, b"orders", None),
+        ];
+        let (captured, ids) = read(&mut capture(Position::ORIGIN), &messages);
+        use Captured::{Event, Nothing, Settled};
+        assert_eq!(captured, [Event, Nothing, Nothing, Nothing, Event, Event]);
+        assert_eq!(ids, ["0/10/0", "oversize 0/10/3", "0/10/4"]);
+        let settled = Position { commit: Lsn::from_wire(0x10), index: 3 };
+        let (captured, ids) = read(&mut capture(settled), &messages);
+        assert_eq!(captured, [Settled, Nothing, Nothing, Nothing, Settled, Event]);
+        assert_eq!(ids, ["0/10/4"]);
+    }
+
+    #[test]
+    fn messages_are_nothing_to_a_relay_of_a_table() {
+        let mut capture = capture(Position::ORIGIN);
+        capture.intake = Intake::Table(7);
+        let (captured, _) = read(&mut capture, &[(true, b"orders", None)]);
+        assert_eq!(captured, [Captured::Nothing]);
+    }
 }

@@ -8,9 +8,8 @@ use tokio_postgres::error::SqlState;
 
 use super::disposition::{Fate, of_postgres};
 use crate::failure::{Code, Failure};
-use crate::names::Intake;
 use crate::postgres::{
-    CreatedSlot, Error, NewSlot, Publication, ReplicationConnection, TableName, blockers,
+    CreatedSlot, Error, Intake, NewSlot, Publication, ReplicationConnection, TableName, blockers,
 };
 
 /// Makes the publication. Only called while there is no slot.

@@ -19,7 +19,7 @@ use super::finding::Severity;
 use super::flow::Flow;
 use super::load::load;
 use super::monitor::{Sight, Watched, find_settlements, watch_over};
-use super::past::{Past, Present};
+use super::past::{Past, Present, intake_changed};
 use super::patrol::Patrol;
 use super::preflight::{Outbox, Preflight, preflight, synchronous_standby};
 use super::recover::give_up_stream;
@@ -338,8 +338,8 @@ impl SetUp<'_> {
     ) -> Result<String, Fate> {
         let name = &self.config.publication;
         let known = self.place.row.publication.as_ref();
-        if has_slot {
-            self.check_intake(known)?;
+        if let Some(failure) = intake_changed(&self.place.row, self.config).filter(|_| has_slot) {
+            return Err(Fate::Halt(failure));
         }
         match publication {
             None => {
@@ -353,29 +353,6 @@ impl SetUp<'_> {
             }
             Some(found) => Ok(found.fingerprint),
         }
-    }
-
-    /// A place within a transaction counts its rows or its messages, and means nothing to the other.
-    fn check_intake(&self, known: Option<&String>) -> Result<(), Fate> {
-        let row = &self.place.row;
-        let reads_messages = self.config.intake.table().is_none();
-        let was_read = match known {
-            Some(known) => Publication::is_of_messages(known) != reads_messages,
-            // Only a relay of a table forgets it, in order to sweep.
-            None => reads_messages && row.position > Position::ORIGIN,
-        };
-        if !was_read {
-            return Ok(());
-        }
-        let text = format!(
-            "relay \"{}\" was one of {} until {}, and slot \"{}\" stands there; now it is to read {}",
-            self.config.id,
-            if reads_messages { "a table" } else { "messages" },
-            row.position,
-            self.config.slot,
-            self.config.intake
-        );
-        Err(Fate::Halt(Failure::new(Code::IntakeChanged, text)))
     }
 
     /// The publication's fingerprint now; nothing where it is gone.

@@ -125,6 +125,32 @@ async fn a_message_becomes_the_record_that_a_row_would_become() {
     messages.end(relay).await;
 }
 
+/// What docs/WRITING.md shows.
+#[tokio::test]
+async fn the_example_of_the_documents_is_an_event() {
+    let messages = Messages::new("messages_example").await;
+    let document = include_str!("../../docs/WRITING.md");
+    let (_, section) = document.split_once("## Without a table").unwrap();
+    let example = section.split("```").nth(1).unwrap().trim_start_matches("sql\n");
+    messages.database.execute("CREATE TABLE orders (id text, state text)").await;
+    let options = messages.options().set("route.default", &messages.topic);
+    let relay = options.start_ready().await;
+    messages.database.execute("SET TIME ZONE 'Asia/Kolkata'").await;
+    messages.database.execute(example).await;
+    let record = messages.kafka.wait_for(&messages.topic, 1).await.remove(0);
+    let value = record.json();
+    assert_eq!((record.key(), &value["event_type"]), ("o-1", &"OrderPaid".into()));
+    assert_eq!(value["payload"]["total"], 10);
+    assert!(value["occurred_at"].as_str().unwrap().ends_with("+05:30"), "{value}");
+    assert_eq!(record.event_id().len(), 36);
+    eventually("its age to be told", SOON, || async {
+        let age = relay.metric("outbox_event_age_seconds_sum").await;
+        age > 0.0 && age < 60.0
+    })
+    .await;
+    messages.end(relay).await;
+}
+
 const MANY: usize = 30_000;
 const KEYS: usize = 40;
 
@@ -215,7 +241,8 @@ async fn another_prefix_is_read_from_where_the_first_one_ended() {
     assert_eq!(other.arrived(1).await, ["o-1"]);
     other.wait_until_confirmed().await;
     assert_eq!(relay.stop().await, 0);
-    let relay = other.options().start_ready().await;
+    let options = other.options().set("outbox.message_prefix", "payments");
+    let relay = options.start_ready().await;
     other.emit("p-3", "a").await;
     assert_eq!(other.arrived(2).await, ["o-1", "p-3"], "what was passed over stays so");
     other.end(relay).await;

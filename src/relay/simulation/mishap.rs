@@ -14,7 +14,7 @@ use super::witness::Witness;
 use super::world::{World, millis};
 use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
-use crate::names::Intake;
+use crate::postgres::Intake;
 use crate::relay::Fate;
 use crate::relay::capture::Capture;
 use crate::relay::flow::Flow;
