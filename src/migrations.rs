@@ -97,10 +97,17 @@ const UPDATE_GRANT: &str = "GRANT UPDATE (status, sent_at, attempts, next_attemp
                             ON public.outbox TO outboxd;\n";
 
 /// What only a table has, and what takes its place where there is none.
-const OF_TABLE: [(&str, &str); 4] = [
+const OF_TABLE: [(&str, &str); 5] = [
     (
         "FOR TABLE public.outbox\n            WITH (publish = 'insert', publish_via_partition_root = true)",
         "WITH (publish = 'insert')",
+    ),
+    (
+        "place := coalesce(outbox, 'public.outbox'::regclass);",
+        "IF outbox IS NULL THEN
+            RAISE EXCEPTION 'event % is not held', id USING ERRCODE = 'no_data_found';
+        END IF;
+        place := outbox;",
     ),
     ("SCHEMA public, outboxd", "SCHEMA outboxd"),
     ("GRANT SELECT ON public.outbox TO outboxd;\n", ""),
@@ -194,9 +201,10 @@ mod tests {
         let all = all.join("\n");
         assert!(all.contains("CREATE PUBLICATION \"m\" WITH (publish = 'insert');"), "{all}");
         assert!(all.contains("GRANT USAGE ON SCHEMA outboxd TO outboxd;"), "{all}");
-        for gone in ["CREATE TABLE IF NOT EXISTS public", "VIEW", "emit(", "ON public.outbox TO"] {
+        for gone in ["CREATE TABLE IF NOT EXISTS public", "VIEW", "emit(", "'public.outbox'"] {
             assert!(!all.contains(gone), "{gone} is in {all}");
         }
+        assert!(!all.contains("ON public.outbox"), "{all}");
         assert!(all.contains("FUNCTION outboxd.retry("), "what is held can be retried");
     }
 

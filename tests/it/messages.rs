@@ -227,6 +227,34 @@ async fn a_relay_does_not_go_from_rows_to_messages_or_back_with_its_slot() {
     small.clear().await;
 }
 
+/// Another relay takes over; and one that has lost its place is told so, not that a table is gone.
+#[tokio::test]
+async fn one_relay_of_messages_is_active_and_another_takes_over() {
+    let messages = Messages::new("messages_standby").await;
+    let first = messages.options().start_ready().await;
+    let second = messages.options().start();
+    second.wait_for_state("standby").await;
+    messages.emit("e-1", "a").await;
+    messages.arrived(1).await;
+    messages.wait_until_confirmed().await;
+    first.kill().await;
+    messages.emit("e-2", "a").await;
+    assert_eq!(messages.arrived(2).await, ["e-1", "e-2"]);
+    messages.wait_until_confirmed().await;
+
+    messages.database.execute("UPDATE outboxd.relay SET epoch = epoch + 1").await;
+    messages.emit("e-3", "a").await;
+    eventually("the place to be taken again", SOON, || async {
+        second.logged().iter().filter(|line| line.contains("took the place")).count() == 2
+    })
+    .await;
+    messages.emit("e-4", "a").await;
+    let mut arrived = messages.arrived(5).await;
+    arrived.dedup();
+    assert_eq!(arrived, ["e-1", "e-2", "e-3", "e-4"]);
+    messages.end(second).await;
+}
+
 /// A prefix that is changed in the middle of a transaction shifts no position.
 #[tokio::test]
 async fn another_prefix_is_read_from_where_the_first_one_ended() {

@@ -110,6 +110,22 @@ async fn an_exhausted_message_is_a_dead_letter_and_operators_redrive_it() {
     messages.end(relay).await;
 }
 
+/// Somebody names a row: there is none that this relay could read.
+#[tokio::test]
+async fn a_row_that_somebody_wants_to_be_published_is_not_read() {
+    let messages = Messages::new("messages_row").await;
+    let relay = messages.options().start_ready().await;
+    let error = messages.database.sql.query("SELECT outboxd.retry('e-0')", &[]).await.unwrap_err();
+    assert_eq!(error.as_db_error().unwrap().message(), "event e-0 is not held");
+    messages.database.execute("CREATE TABLE t AS SELECT 'r-1' AS id").await;
+    messages.database.row("SELECT outboxd.retry('r-1', NULL, 't')", &[]).await;
+    messages.wait_until_held(&[]).await;
+    messages.emit("e-1", "a").await;
+    assert_eq!(messages.arrived(1).await, ["e-1"]);
+    assert!(!relay.has_logged("the session ended"), "{:?}", relay.logged());
+    messages.end(relay).await;
+}
+
 /// Where each misfit goes, and what is said of it.
 #[tokio::test]
 async fn a_message_that_cannot_become_an_event_is_a_dead_letter_at_once() {
