@@ -55,6 +55,8 @@ pub enum Code {
     SlotInUse,
     /// The position belongs to another server or time line.
     IdentityChanged,
+    /// The position belongs to a table's rows, and messages are to be read; or the other way round.
+    IntakeChanged,
     /// The stream is not one that we understand.
     Protocol,
     /// The table's layout changed under the map.
@@ -107,7 +109,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 47] = [
+    pub const ALL: [Code; 48] = [
         Code::Config,
         Code::Map,
         Code::PostgresUnavailable,
@@ -131,6 +133,7 @@ impl Code {
         Code::SlotBlocked,
         Code::SlotInUse,
         Code::IdentityChanged,
+        Code::IntakeChanged,
         Code::Protocol,
         Code::LayoutChanged,
         Code::RowTooLarge,
@@ -183,6 +186,7 @@ impl Code {
             Code::SlotInUse => 2034,
             Code::SlotMoved => 2035,
             Code::IdentityChanged => 2040,
+            Code::IntakeChanged => 2041,
             Code::Protocol => 3001,
             Code::LayoutChanged => 3002,
             Code::RowTooLarge => 3003,
@@ -267,6 +271,10 @@ impl Code {
             Code::IdentityChanged => {
                 "let postgres.url lead to the server of before; if this one replaces it for good, run \
                  `outboxd slot recover` and start again, which publishes every row that is unsent"
+            }
+            Code::IntakeChanged => {
+                "give it a relay.id and a postgres.slot of its own; or, once the old one has published \
+                 everything, run `outboxd slot drop` and start again"
             }
             Code::Protocol => "report this with the message; nothing was skipped or confirmed",
             Code::LayoutChanged => {
@@ -371,6 +379,7 @@ impl Code {
             | Code::PublicationMissing
             | Code::PublicationUnsuitable
             | Code::SlotUnsuitable
+            | Code::IntakeChanged
             | Code::LayoutChanged
             | Code::RowTooLarge
             | Code::Unpublishable

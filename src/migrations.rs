@@ -1,6 +1,7 @@
 //! The migrations, which are part of the binary. The files work as they are for the default names;
 //! other names are put in their place here, quoted.
 
+use crate::names::Intake;
 use crate::outbox::columns::{Field, Layout, Source};
 use crate::outbox::status::Mode;
 use crate::postgres::{TableName, quote_ident, quote_literal};
@@ -8,8 +9,8 @@ use crate::relay::RelayConfig;
 
 /// The names in the files.
 pub struct Names {
-    /// The outbox table.
-    pub table: TableName,
+    /// The outbox.
+    pub intake: Intake<TableName>,
     /// The publication.
     pub publication: String,
     /// The relay's role.
@@ -44,7 +45,7 @@ impl Names {
             _ => "id".to_owned(),
         };
         Self {
-            table: config.table.clone(),
+            intake: config.intake.clone(),
             publication: config.publication.clone(),
             role: "outboxd".to_owned(),
             status_columns,
@@ -64,8 +65,10 @@ pub struct Migration {
     pub makes_table: bool,
 }
 
+const MAKES_TABLE: &str = "0001_outbox.sql";
+
 const FILES: [(&str, &str); 4] = [
-    ("0001_outbox.sql", include_str!("../migrations/0001_outbox.sql")),
+    (MAKES_TABLE, include_str!("../migrations/0001_outbox.sql")),
     ("0002_outboxd.sql", include_str!("../migrations/0002_outboxd.sql")),
     ("0003_publication.sql", include_str!("../migrations/0003_publication.sql")),
     ("0004_roles.sql", include_str!("../migrations/0004_roles.sql")),
@@ -77,12 +80,14 @@ pub const INBOX: (&str, &str) = ("0005_inbox.sql", include_str!("../migrations/0
 
 /// Every migration, in order.
 pub fn migrations(names: &Names) -> Vec<Migration> {
+    let has_table = names.intake.table().is_some();
     FILES
         .iter()
+        .filter(|(name, _)| has_table || *name != MAKES_TABLE)
         .map(|(name, text)| Migration {
             name,
             sql: substitute(text, names),
-            makes_table: *name == "0001_outbox.sql",
+            makes_table: *name == MAKES_TABLE,
         })
         .collect()
 }
@@ -91,10 +96,50 @@ pub fn migrations(names: &Names) -> Vec<Migration> {
 const UPDATE_GRANT: &str = "GRANT UPDATE (status, sent_at, attempts, next_attempt_at, last_error) \
                             ON public.outbox TO outboxd;\n";
 
+/// What only a table has, and what takes its place where there is none.
+const OF_TABLE: [(&str, &str); 5] = [
+    (
+        "FOR TABLE public.outbox\n            WITH (publish = 'insert', publish_via_partition_root = true)",
+        "WITH (publish = 'insert')",
+    ),
+    (
+        "place := coalesce(outbox, 'public.outbox'::regclass);",
+        "IF outbox IS NULL THEN
+            RAISE EXCEPTION 'event % is not held', id USING ERRCODE = 'no_data_found';
+        END IF;
+        place := outbox;",
+    ),
+    ("SCHEMA public, outboxd", "SCHEMA outboxd"),
+    ("GRANT SELECT ON public.outbox TO outboxd;\n", ""),
+    (UPDATE_GRANT, ""),
+];
+
+/// The part of a file between these needs the table, or writes into it.
+const NEEDS_TABLE: (&str, &str) = ("-- Every event with its verdict", "-- Publishes an event now");
+
+fn without_table(text: &str) -> String {
+    let (from, until) = NEEDS_TABLE;
+    let text = match (text.split_once(from), text.split_once(until)) {
+        (Some((before, _)), Some((_, after))) => format!("{before}{until}{after}"),
+        _ => text.to_owned(),
+    };
+    OF_TABLE.iter().fold(text, |text, (with, without)| text.replace(with, without))
+}
+
 fn substitute(text: &str, names: &Names) -> String {
-    let table = names.table.to_string();
-    let schema = quote_ident(&names.table.schema);
     let publication = quote_ident(&names.publication);
+    let with_publication = text
+        .replace("pubname = 'outboxd'", &format!("pubname = {}", quote_literal(&names.publication)))
+        .replace("CREATE PUBLICATION outboxd ", &format!("CREATE PUBLICATION {publication} "));
+    match &names.intake {
+        Intake::Table(table) => with_table(&with_publication, names, table),
+        Intake::Messages(_) => without_table(&with_publication),
+    }
+}
+
+fn with_table(text: &str, names: &Names, name: &TableName) -> String {
+    let table = name.to_string();
+    let schema = quote_ident(&name.schema);
     let mut columns: Vec<_> = names.status_columns.iter().map(|name| quote_ident(name)).collect();
     if columns.is_empty() && names.deletes {
         // To lock a row, PostgreSQL asks for UPDATE of some column.
@@ -106,15 +151,13 @@ fn substitute(text: &str, names: &Names) -> String {
         format!("GRANT UPDATE ({}) ON public.outbox TO outboxd;\n", columns.join(", "))
     };
     let mut sql = text
-        .replace("pubname = 'outboxd'", &format!("pubname = {}", quote_literal(&names.publication)))
-        .replace("CREATE PUBLICATION outboxd ", &format!("CREATE PUBLICATION {publication} "))
         .replace("SCHEMA public, outboxd", &format!("SCHEMA {schema}, outboxd"))
         .replace("o.id::text", &format!("o.{}::text", quote_ident(&names.id)))
         .replace("'id'::name", &format!("{}::name", quote_literal(&names.id)))
         .replace("'public.outbox'::regclass", &format!("{}::regclass", quote_literal(&table)))
         .replace(UPDATE_GRANT, &grant)
         .replace("public.outbox", &table);
-    if names.table.schema != "public" && sql.contains("CREATE TABLE IF NOT EXISTS") {
+    if name.schema != "public" && sql.contains("CREATE TABLE IF NOT EXISTS") {
         sql = sql.replacen(
             &format!("CREATE TABLE IF NOT EXISTS {table}"),
             &format!("CREATE SCHEMA IF NOT EXISTS {schema};\nCREATE TABLE IF NOT EXISTS {table}"),
@@ -136,7 +179,7 @@ mod tests {
 
     fn names(table: &str) -> Names {
         Names {
-            table: TableName::parse(table).unwrap(),
+            intake: Intake::Table(TableName::parse(table).unwrap()),
             publication: "outboxd".to_owned(),
             role: "outboxd".to_owned(),
             status_columns: vec!["sent".to_owned()],
@@ -149,6 +192,24 @@ mod tests {
     fn the_files_have_what_is_replaced() {
         let roles = FILES[3].1;
         assert!(roles.contains(UPDATE_GRANT));
+    }
+
+    #[test]
+    fn a_relay_of_messages_has_no_table() {
+        let names = Names {
+            intake: Intake::Messages("orders".to_owned()),
+            publication: "m".to_owned(),
+            ..names("outbox")
+        };
+        let all: Vec<_> = migrations(&names).into_iter().map(|migration| migration.sql).collect();
+        let all = all.join("\n");
+        assert!(all.contains("CREATE PUBLICATION \"m\" WITH (publish = 'insert');"), "{all}");
+        assert!(all.contains("GRANT USAGE ON SCHEMA outboxd TO outboxd;"), "{all}");
+        for gone in ["CREATE TABLE IF NOT EXISTS public", "VIEW", "emit(", "'public.outbox'"] {
+            assert!(!all.contains(gone), "{gone} is in {all}");
+        }
+        assert!(!all.contains("ON public.outbox"), "{all}");
+        assert!(all.contains("FUNCTION outboxd.retry("), "what is held can be retried");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Names that others have to take: PostgreSQL's tables, Kafka's topics.
+//! Names that others have to take: PostgreSQL's tables and messages, Kafka's topics.
 
 use std::fmt;
 
@@ -40,6 +40,43 @@ impl fmt::Display for TableName {
     /// The name as SQL takes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", quote_ident(&self.schema), quote_ident(&self.name))
+    }
+}
+
+/// Where events are written: into a table `T`, or into the WAL alone, as logical messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intake<T> {
+    /// The rows of a table.
+    Table(T),
+    /// The transactional messages of this prefix.
+    Messages(String),
+}
+
+impl<T> Intake<T> {
+    /// The table, if there is one.
+    pub fn table(&self) -> Option<&T> {
+        match self {
+            Intake::Table(table) => Some(table),
+            Intake::Messages(_) => None,
+        }
+    }
+
+    /// The same of a table that is named in another way.
+    pub fn map<U>(&self, table: impl FnOnce(&T) -> U) -> Intake<U> {
+        match self {
+            Intake::Table(found) => Intake::Table(table(found)),
+            Intake::Messages(prefix) => Intake::Messages(prefix.clone()),
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Intake<T> {
+    /// In words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Intake::Table(table) => write!(f, "table {table}"),
+            Intake::Messages(prefix) => write!(f, "messages of prefix \"{prefix}\""),
+        }
     }
 }
 

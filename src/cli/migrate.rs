@@ -43,14 +43,14 @@ pub(super) async fn migrate(config: Config, print: bool) -> CommandResult {
     }
     let session = SqlSession::open(&relay.server, "migrate").await;
     let session = session.map_err(|error| relay.failure_of(&error, "connect"))?;
-    let table = OutboxTable::by_name(&session.client, &relay.table).await;
+    let table = OutboxTable::of(&session.client, &relay.intake).await;
     let table = table.map_err(|error| relay.failure_of(&error, "look at the table"))?;
     let has_table = table.is_some();
     let names = Names::of(&relay, table.as_ref().map(|table| &table.layout));
     for migration in migrations(&names) {
         // A table that is there is the user's own, whatever its columns.
         if migration.makes_table && has_table {
-            println!("{}: {} is there already", migration.name, relay.table);
+            println!("{}: the {} is there already", migration.name, relay.intake);
             continue;
         }
         let applied = session.client.batch_execute(&migration.sql).await.map_err(Error::from);

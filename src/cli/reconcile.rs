@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const NAMED: usize = 10;
 
 /// What was found, and what is done about it.
-#[derive(serde::Serialize)]
+#[derive(Default, serde::Serialize)]
 struct Report {
     /// Unsent, and not known to the relay.
     missed: usize,
@@ -38,6 +38,14 @@ pub(super) async fn reconcile(
     output: Output,
 ) -> CommandResult {
     let config = config.relay;
+    if config.intake.table().is_none() {
+        if output.is_json() {
+            print_json(&Report::default());
+        } else {
+            println!("messages leave no row behind: there is nothing to reconcile");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     if !config.status.mode.knows_unsent() {
         let text = "status mode \"none\" knows no unsent row: there is nothing to compare with";
         return Err(Failure::new(Code::Config, text));

@@ -63,14 +63,14 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
         return Ok(ExitCode::SUCCESS);
     }
     let doing = |error: &Error| config.failure_of(error, "create the slot");
-    let table = OutboxTable::by_name(&session.client, &config.table).await;
+    let table = OutboxTable::of(&session.client, &config.intake).await;
     let table = table.map_err(|error| doing(&error))?.ok_or_else(|| {
-        Failure::new(Code::TableMissing, format!("there is no table {}", config.table))
+        Failure::new(Code::TableMissing, format!("there is no {}", config.intake))
     })?;
     // The publication comes first: what is written between the two is in neither otherwise.
     let publication = Publication::load(&session.client, &config.publication, table.oid).await;
     match publication.map_err(|error| doing(&error))? {
-        Some(found) if found.contains_table && found.inserts => {}
+        Some(found) if found.contains_table && found.inserts || !table.exists() => {}
         Some(_) => {
             let name = &config.publication;
             let text =
@@ -78,7 +78,7 @@ async fn create(config: &RelayConfig, session: &SqlSession) -> CommandResult {
             return Err(Failure::new(Code::PublicationUnsuitable, text));
         }
         None => {
-            let sql = Publication::create_sql(&config.publication, &table.name);
+            let sql = Publication::create_sql(&config.publication, &config.intake);
             let created = session.client.batch_execute(&sql).await;
             created.map_err(|error| config.failure_of(&error.into(), "create the publication"))?;
             println!("created publication \"{}\"", config.publication);

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use super::settings::Settings;
 use super::{AdminConfig, Config, LogConfig, LogFormat, Token, events};
 use crate::ack::Limits;
+use crate::names::Intake;
+use crate::outbox::columns::Field;
 use crate::outbox::is_topic_name;
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::postgres::{Server, TableName, is_slot_name};
@@ -45,6 +47,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
     if publication.is_empty() || publication.len() > 63 || publication.contains('\0') {
         settings.problem("postgres.publication: expected 1 to 63 bytes of text");
     }
+    let intake = intake(settings);
     let status = status(settings);
     let start = match settings.choice("outbox.start").as_str() {
         "stream" => Start::Stream,
@@ -73,15 +76,14 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         batch: settings.number("outbox.status.batch"),
         interval: settings.duration("outbox.status.interval"),
     };
-    let table = settings.text("outbox.table");
-    let table = match TableName::parse(&table) {
-        Ok(table) => Some(table),
-        Err(problem) => {
-            settings.problem(format!("outbox.table: {table:?} {problem}"));
-            None
-        }
-    };
     let events = events::events(settings);
+    let scheduled = events.columns.get(Field::ScheduledAt);
+    if intake.as_ref().is_some_and(|intake| intake.table().is_none())
+        && scheduled.chosen
+        && scheduled.source.is_some()
+    {
+        settings.problem("outbox.columns.scheduled_at: messages cannot be scheduled");
+    }
     let reconcile = ReconcileConfig {
         interval: settings.duration("reconcile.interval"),
         heal: settings.boolean("reconcile.heal"),
@@ -106,7 +108,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         create,
         failover_slot,
         on_slot_lost,
-        table: table?,
+        intake: intake?,
         max_row_bytes: usize::try_from(max_row_bytes).unwrap_or(usize::MAX),
         start,
         sweep_order,
@@ -147,6 +149,56 @@ fn cleanup(settings: &mut Settings, status: &StatusConfig) -> Option<CleanupConf
     }
     let batch = u32::try_from(batch).unwrap_or(u32::MAX);
     Some(CleanupConfig { after, interval, batch })
+}
+
+/// Our own marks in the WAL have this prefix.
+const OWN_PREFIX: &str = "outboxd";
+const LONGEST_PREFIX: usize = 200;
+
+/// What messages leave no choice in: they have no row to write a status into, or to sweep.
+const OF_MESSAGES: [(&str, &str); 2] = [("outbox.status.mode", "none"), ("outbox.start", "stream")];
+
+/// Sets what follows from what was chosen.
+pub(super) fn imply(settings: &mut Settings) {
+    let by = "outbox.message_prefix";
+    if settings.is_chosen(by) && !settings.text(by).is_empty() {
+        for (path, only) in OF_MESSAGES {
+            settings.imply(path, only, by);
+        }
+    }
+}
+
+fn intake(settings: &mut Settings) -> Option<Intake<TableName>> {
+    let prefix = settings.text("outbox.message_prefix");
+    if !prefix.is_empty() {
+        return messages(settings, prefix);
+    }
+    let table = settings.text("outbox.table");
+    match TableName::parse(&table) {
+        Ok(table) => Some(Intake::Table(table)),
+        Err(problem) => {
+            settings.problem(format!("outbox.table: {table:?} {problem}"));
+            None
+        }
+    }
+}
+
+fn messages(settings: &mut Settings, prefix: String) -> Option<Intake<TableName>> {
+    if prefix.len() > LONGEST_PREFIX || prefix.contains('\0') || prefix == OWN_PREFIX {
+        settings.problem(
+            "outbox.message_prefix: expected 1 to 200 bytes of text, and not \"outboxd\", \
+             which is the relay's own",
+        );
+    }
+    if settings.is_chosen("outbox.table") {
+        settings.problem("outbox.table and outbox.message_prefix: only one of them");
+    }
+    for (path, only) in OF_MESSAGES {
+        if settings.choice(path) != only {
+            settings.problem(format!("outbox.message_prefix needs {path} = \"{only}\""));
+        }
+    }
+    Some(Intake::Messages(prefix))
 }
 
 fn flow(settings: &mut Settings, settle: SettleConfig, limits: Limits) -> FlowConfig {

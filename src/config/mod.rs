@@ -117,6 +117,7 @@ impl Sources {
             let origin = Origin::Environment("DATABASE_URL".to_owned());
             settings.set_if_missing("postgres.url", url.to_owned(), origin);
         }
+        build::imply(&mut settings);
         settings
     }
 }
@@ -147,6 +148,7 @@ impl Config {
     pub fn from_toml(text: &str) -> Result<Self, Failure> {
         let mut settings = Settings::with_defaults();
         settings.read_file("the configuration", text);
+        build::imply(&mut settings);
         Self::of(settings)
     }
 

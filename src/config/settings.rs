@@ -19,6 +19,8 @@ pub(super) enum Origin {
     File(String),
     Environment(String),
     Flag,
+    /// Another key leaves no choice.
+    Implied(&'static str),
 }
 
 impl fmt::Display for Origin {
@@ -28,6 +30,7 @@ impl fmt::Display for Origin {
             Origin::File(path) => write!(f, "file {path}"),
             Origin::Environment(name) => write!(f, "environment {name}"),
             Origin::Flag => f.write_str("flag"),
+            Origin::Implied(key) => write!(f, "implied by {key}"),
         }
     }
 }
@@ -161,6 +164,15 @@ impl Settings {
     pub(super) fn set_if_missing(&mut self, path: &'static str, text: String, origin: Origin) {
         let setting = Setting { value: Value::String(text), origin };
         self.values.entry(path).or_insert(setting);
+    }
+
+    /// Sets what another key implies, where nobody wrote anything.
+    pub(super) fn imply(&mut self, path: &'static str, text: &str, by: &'static str) {
+        if !self.is_chosen(path) {
+            let setting =
+                Setting { value: Value::String(text.to_owned()), origin: Origin::Implied(by) };
+            self.values.insert(path, setting);
+        }
     }
 
     pub(super) fn get(&self, path: &str) -> Option<&Setting> {

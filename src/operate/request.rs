@@ -219,7 +219,10 @@ impl Desk<'_> {
 
     /// Asks for a row that no relay knows.
     async fn retry_row(&self, event_id: &str) -> Result<(), Failure> {
-        let (id, table) = (&self.config.id, self.config.table.to_string());
+        let Some(table) = self.config.intake.table() else {
+            return Err(not_held(event_id));
+        };
+        let (id, table) = (&self.config.id, table.to_string());
         let sql = "SELECT outboxd.retry($1::text, $2::text, $3::text::regclass)";
         let row = self.session.client.query_one(sql, &[&event_id, id, &table]).await;
         row.map(|_| ()).map_err(|error| failure(&error.into(), "retry the event"))

@@ -135,7 +135,26 @@ impl<'de> Visitor<'de> for Pointed<'_> {
 /// Bytes that are not a JSON object.
 pub(super) fn members(
     json: &[u8],
-    each: impl FnMut(&str, Option<&str>),
+    mut each: impl FnMut(&str, Option<&str>),
+) -> Result<(), serde_json::Error> {
+    raw_members(json, |name, raw| {
+        let raw = raw.get();
+        match raw.as_bytes().first() {
+            Some(b'n') => each(name, None),
+            Some(b'"') => each(name, Some(&serde_json::from_str::<Cow<'_, str>>(raw)?)),
+            _ => each(name, Some(raw)),
+        }
+        Ok(())
+    })
+}
+
+/// The same, of members as they are written.
+///
+/// # Errors
+/// Bytes that are not a JSON object, or what `each` makes of a member.
+pub(super) fn raw_members<'j>(
+    json: &'j [u8],
+    each: impl FnMut(&str, &'j RawValue) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(json);
     serde::Deserializer::deserialize_map(&mut input, Members { each })?;
@@ -146,7 +165,10 @@ struct Members<F> {
     each: F,
 }
 
-impl<'de, F: FnMut(&str, Option<&str>)> Visitor<'de> for Members<F> {
+impl<'de, F> Visitor<'de> for Members<F>
+where
+    F: FnMut(&str, &'de RawValue) -> Result<(), serde_json::Error>,
+{
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -155,16 +177,8 @@ impl<'de, F: FnMut(&str, Option<&str>)> Visitor<'de> for Members<F> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-            let raw = map.next_value::<&RawValue>()?.get();
-            match raw.as_bytes().first() {
-                Some(b'n') => (self.each)(&name, None),
-                Some(b'"') => {
-                    let text: Cow<'_, str> =
-                        serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
-                    (self.each)(&name, Some(&text));
-                }
-                _ => (self.each)(&name, Some(raw)),
-            }
+            let raw = map.next_value()?;
+            (self.each)(&name, raw).map_err(serde::de::Error::custom)?;
         }
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! Rows become envelopes. Pure: a row's values in, a topic, key, headers and value out.
 //!
+//! A logical message is a row of a table that does not exist ([`message`]).
+//!
 //! What a table's columns mean is configuration ([`columns`], [`status`]), checked against the
 //! catalog once and against the stream's own layout for every `Relation`. The hot path is
 //! [`Mapper::read`]: it borrows from the row, writes into memory that it reuses, and never changes
 //! a payload's bytes. A row that is not due or cannot become an event is a [`Content`] of its own.
 
 pub mod columns;
+pub mod message;
 pub mod status;
 
 mod binding;
@@ -71,6 +74,20 @@ pub enum MapError {
     /// A partition that is not a number.
     #[error("the partition is not a number")]
     BadPartition,
+    /// A logical message that is no object.
+    #[error("the message is not a JSON object")]
+    NotAnObject,
+    /// A member of a logical message that no column could hold.
+    #[error("the message's member \"{member}\" is not {expected}")]
+    BadMember {
+        /// Its name.
+        member: &'static str,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// A logical message that is to go later.
+    #[error("the message has a member \"scheduled_at\", and messages cannot be scheduled")]
+    NoSchedule,
     /// A due time that is none.
     #[error("the time that it is due cannot be read")]
     BadSchedule,

@@ -40,16 +40,58 @@ pub(super) fn rfc3339(text: &str, mut push: impl FnMut(&str)) {
 /// The moment that `text` names, in microseconds since 1970; none if it is not a plain one. The form
 /// of RFC 3339 is what payloads say it in.
 pub(super) fn micros(text: &str) -> Option<i64> {
-    let clock = text.strip_suffix("+00").or_else(|| text.strip_suffix('Z')).unwrap_or(text);
+    let (clock, offset) = without_offset(text)?;
     let (seconds, fraction) = clock.split_once('.').unwrap_or((clock, ""));
     let [year, month, day, hour, minute, second] = fields(seconds)?;
     let mut micros = 0;
     if !fraction.is_empty() {
-        let digits: i64 = fraction.parse().ok().filter(|_| !fraction.starts_with(['-', '+']))?;
+        let is_number = fraction.bytes().all(|byte| byte.is_ascii_digit());
+        // What is finer is left out.
+        let fraction = fraction.get(..6).unwrap_or(fraction);
+        let digits: i64 = fraction.parse().ok().filter(|_| is_number)?;
         micros = digits * 10i64.pow(6u32.checked_sub(u32::try_from(fraction.len()).ok()?)?);
     }
     let days = days_since_1970(year, month, day);
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + micros)
+    let minutes = (days * 24 + hour) * 60 + minute - offset.unwrap_or(0);
+    let seconds = minutes * 60 + second;
+    Some(seconds * 1_000_000 + micros)
+}
+
+/// A moment in the form that PostgreSQL would give it: `2026-11-21T06:00:00.5Z` →
+/// `2026-11-21 06:00:00.5+00`; none if it is not a plain one.
+pub(super) fn in_postgresql_s_form(text: &str) -> Option<String> {
+    micros(text)?;
+    let (clock, offset) = without_offset(text)?;
+    let clock = clock.replacen('T', " ", 1);
+    Some(match offset {
+        None => clock,
+        Some(0) => format!("{clock}+00"),
+        Some(ahead) => {
+            let (sign, ahead) = (if ahead < 0 { '-' } else { '+' }, ahead.abs());
+            format!("{clock}{sign}{:02}:{:02}", ahead / 60, ahead % 60)
+        }
+    })
+}
+
+/// What stands before `Z`, `+00`, `-08:00` or `+0530`, and how many minutes that is ahead of UTC.
+fn without_offset(text: &str) -> Option<(&str, Option<i64>)> {
+    const SECONDS_END: usize = 19;
+    if let Some(clock) = text.strip_suffix('Z') {
+        return Some((clock, Some(0)));
+    }
+    let sign = text.get(SECONDS_END..).and_then(|rest| rest.find(['+', '-']));
+    let Some((clock, offset)) = sign.map(|at| text.split_at(SECONDS_END + at)) else {
+        return Some((text, None));
+    };
+    let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
+    let (sign, minutes) = match *offset.as_bytes() {
+        [sign, a, b] => (sign, [a, b, b'0', b'0']),
+        [sign, a, b, c, d] | [sign, a, b, b':', c, d] => (sign, [a, b, c, d]),
+        _ => return None,
+    };
+    let [a, b, c, d] = minutes.map(digit);
+    let minutes = (a? * 10 + b?) * 60 + c? * 10 + d?;
+    Some((clock, Some(if sign == b'-' { -minutes } else { minutes })))
 }
 
 /// `2026-11-21 06:00:00` in numbers.
@@ -113,6 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn moments_of_iso_8601_take_postgresql_s_form() {
+        for (given, expected) in [
+            ("2026-11-21T06:00:00Z", "2026-11-21 06:00:00+00"),
+            ("2026-11-21T06:00:00.123456789Z", "2026-11-21 06:00:00.123456789+00"),
+            ("2026-11-21T06:00:00.5+00:00", "2026-11-21 06:00:00.5+00"),
+            ("2026-11-21T06:00:00-08:30", "2026-11-21 06:00:00-08:30"),
+            ("2026-11-21T06:00:00+0530", "2026-11-21 06:00:00+05:30"),
+            ("2026-11-21 06:00:00.5+00", "2026-11-21 06:00:00.5+00"),
+            ("2026-11-21T06:00:00", "2026-11-21 06:00:00"),
+        ] {
+            assert_eq!(in_postgresql_s_form(given).as_deref(), Some(expected), "{given}");
+        }
+        for text in ["", "now", "2026-11-21", "2026-11-21T06:00:00\"Z", "2026-11-21T06:00:00+0\""] {
+            assert_eq!(in_postgresql_s_form(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn moments_are_counted_from_1970() {
         for (text, expected) in [
             ("1970-01-01 00:00:00+00", 0),
@@ -122,13 +182,25 @@ mod tests {
             ("2024-12-31 23:59:59+00", 1_735_689_599_000_000),
             ("2000-01-01T00:00:00Z", crate::pgoutput::POSTGRES_EPOCH_MICROS),
             ("2000-02-29T00:00:00.5Z", 951_782_400_500_000),
+            ("2000-02-29T00:00:00.500000999+00:00", 951_782_400_500_000),
+            ("2026-11-21 06:00:00+05:30", 1_795_221_000_000_000),
+            ("2026-11-21T06:00:00.5-0800", 1_795_269_600_500_000),
+            ("2026-11-21 06:00:00+02", 1_795_233_600_000_000),
             ("0001-01-01 00:00:00+00", -62_135_596_800_000_000),
         ] {
             assert_eq!(micros(text), Some(expected), "{text}");
         }
-        for text in
-            ["", "infinity", "2026-11-21", "2026-11-21 06:00:00+05:30", "12026-01-01 00:00:00"]
-        {
+        for text in [
+            "",
+            "infinity",
+            "2026-11-21",
+            "12026-01-01 00:00:00",
+            "2026-11-21 06:00:00+5",
+            "2026-11-21 06:00:00+05:3x",
+            "2026-11-21 06:00:00.+5",
+            "2026-11-21 06:00:00.5é",
+            "2026-11-21 06:00:00éé+00",
+        ] {
             assert_eq!(micros(text), None, "{text}");
         }
     }

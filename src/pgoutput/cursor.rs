@@ -65,11 +65,16 @@ impl<'a> Cursor<'a> {
         usize::try_from(length).map_err(|_| DecodeError::NegativeLength(length))
     }
 
-    /// Text up to the next NUL, which is read too.
-    pub(super) fn c_str(&mut self) -> Result<&'a str, DecodeError> {
+    /// What comes before the next NUL, which is read too.
+    pub(super) fn c_bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let end = self.rest.iter().position(|byte| *byte == 0).ok_or(DecodeError::Truncated)?;
-        let text = self.bytes(end)?;
+        let bytes = self.bytes(end)?;
         self.u8()?;
-        std::str::from_utf8(text).map_err(|_| DecodeError::InvalidName)
+        Ok(bytes)
+    }
+
+    /// The same of text.
+    pub(super) fn c_str(&mut self) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.c_bytes()?).map_err(|_| DecodeError::InvalidName)
     }
 }

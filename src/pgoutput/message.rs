@@ -18,6 +18,8 @@ pub enum Message<'a> {
     Relation(Relation),
     /// A row was inserted.
     Insert(Insert<'a>),
+    /// A logical message, which belongs to no table.
+    Logical(Logical<'a>),
     /// Something that an insert-only consumer ignores: its tag.
     Ignored(u8),
 }
@@ -49,6 +51,17 @@ pub struct Insert<'a> {
     pub relation: u32,
     /// The row's values.
     pub tuple: Tuple<'a>,
+}
+
+/// What `pg_logical_emit_message` wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logical<'a> {
+    /// Whether it belongs to its transaction. One that does not comes even if that is rolled back.
+    pub is_transactional: bool,
+    /// Whom it is for. Of others' prefixes not even the encoding matters.
+    pub prefix: &'a [u8],
+    /// What it says.
+    pub content: &'a [u8],
 }
 
 /// The values of a row, in the order of the [`Relation`]'s columns, still encoded.
@@ -112,9 +125,17 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
             let tuple = Tuple { column_count: cursor.u16()?, data: cursor.rest() };
             return Ok(Message::Insert(Insert { relation, tuple }));
         }
+        b'M' => {
+            let is_transactional = cursor.u8()? & 1 == 1;
+            let _lsn = cursor.u64()?;
+            let prefix = cursor.c_bytes()?;
+            let len = cursor.len()?;
+            let content = cursor.bytes(len)?;
+            Message::Logical(Logical { is_transactional, prefix, content })
+        }
         // Update, Delete, Truncate: a publication that was taken over may still publish them.
-        // Origin, Type, logical Message: nothing that an insert depends on.
-        tag @ (b'U' | b'D' | b'T' | b'O' | b'Y' | b'M') => return Ok(Message::Ignored(tag)),
+        // Origin, Type: nothing that an insert depends on.
+        tag @ (b'U' | b'D' | b'T' | b'O' | b'Y') => return Ok(Message::Ignored(tag)),
         tag => return Err(DecodeError::UnknownMessage(tag)),
     };
     if cursor.is_empty() { Ok(message) } else { Err(DecodeError::TrailingBytes) }
@@ -154,6 +175,15 @@ mod tests {
     }
 
     #[test]
+    fn a_logical_message_borrows_its_content() {
+        for is_transactional in [true, false] {
+            let bytes = encode::logical(is_transactional, b"orders", b"{\0}");
+            let expected = Logical { is_transactional, prefix: b"orders", content: b"{\0}" };
+            assert_eq!(decode(&bytes), Ok(Message::Logical(expected)));
+        }
+    }
+
+    #[test]
     fn a_value_in_binary_or_unchanged_form_is_refused() {
         for kind in [b'b', b'u', b'x'] {
             let mut bytes = encode::insert(1, &[Some(b"a".as_slice())]);
@@ -177,6 +207,7 @@ mod tests {
             encode::begin(1, 2, 3),
             encode::commit(1, 2, 3),
             encode::relation(1, "s", "t", &[("id", 2950), ("payload", 3802)]),
+            encode::logical(true, b"prefix", b"content"),
         ] {
             assert!(decode(&whole).is_ok());
             for len in 0..whole.len() {
@@ -207,6 +238,29 @@ mod tests {
             if let Ok(Message::Insert(insert)) = decode(&bytes) {
                 let _ = insert.tuple.values(&mut Vec::new());
             }
+        }
+
+        #[test]
+        fn no_damaged_logical_message_panics(
+            content in proptest::collection::vec(any::<u8>(), 0..40),
+            at in any::<proptest::sample::Index>(),
+            with: u8,
+        ) {
+            let mut bytes = encode::logical(true, b"prefix", &content);
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn logical_messages_come_back_as_they_were_sent(
+            is_transactional: bool,
+            prefix in proptest::collection::vec(1u8.., 0..20),
+            content in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let bytes = encode::logical(is_transactional, &prefix, &content);
+            let expected = Logical { is_transactional, prefix: &prefix, content: &content };
+            prop_assert_eq!(decode(&bytes), Ok(Message::Logical(expected)));
         }
 
         #[test]

@@ -10,7 +10,7 @@ mod relation;
 mod skim;
 mod transaction;
 
-pub use message::{Begin, Commit, Insert, Message, Tuple, decode};
+pub use message::{Begin, Commit, Insert, Logical, Message, Tuple, decode};
 pub use relation::{Column, Relation};
 pub use skim::{Skim, leave_out_large};
 pub use transaction::{Step, TransactionReader};
@@ -42,8 +42,8 @@ pub enum DecodeError {
     /// A message that cannot come where it came.
     #[error("{0} where it cannot come")]
     OutOfOrder(&'static str),
-    /// More than 2³² outbox rows in one transaction.
-    #[error("more outbox rows in one transaction than can be counted")]
+    /// More than 2³² outbox rows or messages in one transaction.
+    #[error("more events in one transaction than can be counted")]
     TooManyRows,
 }
 
@@ -87,6 +87,16 @@ pub(crate) mod encode {
             out.extend(type_oid.to_be_bytes());
             out.extend((-1i32).to_be_bytes());
         }
+        out
+    }
+
+    pub(crate) fn logical(is_transactional: bool, prefix: &[u8], content: &[u8]) -> Vec<u8> {
+        let mut out = vec![b'M', u8::from(is_transactional)];
+        out.extend(7u64.to_be_bytes());
+        out.extend(prefix);
+        out.push(0);
+        out.extend(i32::try_from(content.len()).unwrap().to_be_bytes());
+        out.extend(content);
         out
     }
 

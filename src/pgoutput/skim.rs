@@ -1,7 +1,8 @@
 //! A row that is too large to be kept: read piece by piece, its large values left out.
 //!
 //! What tells the event and its place in the order is small, wherever it stands in the row; so the
-//! row that comes out has every column, with null for the values that were left out.
+//! row that comes out has every column, with null for the values that were left out. A logical
+//! message is one value: what comes out says whose it is, and has no content.
 
 use super::DecodeError;
 
@@ -27,7 +28,13 @@ enum Next {
     Columns(u16),
     /// The rest of a value, and that many columns.
     Value { left: usize, is_kept: bool, columns: u16 },
-    /// Nothing that matters: the message is no row.
+    /// The prefix of a logical message, of which so much was kept.
+    Prefix { kept: usize },
+    /// How long its content is.
+    Length,
+    /// That much of its content.
+    Content(usize),
+    /// Nothing that matters: the message is neither.
     Anything,
 }
 
@@ -75,6 +82,19 @@ impl Skim {
         while !bytes.is_empty() {
             bytes = match self.next {
                 Next::Anything => &[],
+                Next::Prefix { kept } => self.prefix(bytes, kept),
+                Next::Length => match self.length(bytes)? {
+                    Some(rest) => rest,
+                    None => break,
+                },
+                Next::Content(left) => {
+                    let passed = left.min(bytes.len());
+                    self.next = Next::Content(left - passed);
+                    match bytes.get(passed..) {
+                        Some(rest) if passed > 0 => rest,
+                        _ => return Err(DecodeError::TrailingBytes),
+                    }
+                }
                 Next::Head => match self.head(bytes)? {
                     Some(rest) => rest,
                     None => break,
@@ -100,10 +120,22 @@ impl Skim {
     }
 
     fn head<'b>(&mut self, bytes: &'b [u8]) -> Result<Option<&'b [u8]>, DecodeError> {
-        if let Some(tag) = bytes.first().filter(|tag| **tag != b'I') {
-            self.message.push(*tag);
-            self.next = Next::Anything;
-            return Ok(Some(bytes));
+        match bytes.first() {
+            Some(b'I') => {}
+            // Its tag, its flags and where it was written.
+            Some(b'M') => {
+                let head = bytes.split_first_chunk::<10>();
+                return Ok(head.map(|(head, rest)| {
+                    self.message.extend_from_slice(head);
+                    self.next = Next::Prefix { kept: 0 };
+                    rest
+                }));
+            }
+            tag => {
+                self.message.extend(tag);
+                self.next = Next::Anything;
+                return Ok(Some(bytes));
+            }
         }
         let Some((head, rest)) = bytes.split_first_chunk::<8>() else {
             return Ok(None);
@@ -114,6 +146,36 @@ impl Skim {
         }
         self.message.extend_from_slice(head);
         self.next = Next::Columns(u16::from_be_bytes([high, low]));
+        Ok(Some(rest))
+    }
+
+    /// Keeps so much of a prefix that no other is taken for it.
+    fn prefix<'b>(&mut self, bytes: &'b [u8], kept: usize) -> &'b [u8] {
+        let end = bytes.iter().position(|byte| *byte == 0);
+        let (prefix, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        let keep = prefix.len().min(SMALL_VALUE.saturating_sub(kept));
+        self.message.extend(prefix.iter().take(keep));
+        match rest.split_first() {
+            Some((end, rest)) => {
+                self.message.push(*end);
+                self.next = Next::Length;
+                rest
+            }
+            None => {
+                self.next = Next::Prefix { kept: kept + keep };
+                rest
+            }
+        }
+    }
+
+    fn length<'b>(&mut self, bytes: &'b [u8]) -> Result<Option<&'b [u8]>, DecodeError> {
+        let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = i32::from_be_bytes(*length);
+        let left = usize::try_from(length).map_err(|_| DecodeError::NegativeLength(length))?;
+        self.message.extend_from_slice(&[0; 4]);
+        self.next = Next::Content(left);
         Ok(Some(rest))
     }
 
@@ -151,22 +213,27 @@ impl Skim {
         }
     }
 
-    /// The message without its large values, once all of it was taken. One that is no row is its
-    /// tag alone.
+    /// The message without its large values, once all of it was taken. One that is neither a row
+    /// nor a logical message is its tag alone.
     ///
     /// # Errors
-    /// The row ended early.
+    /// It ended early.
     pub fn message(&self) -> Result<&[u8], DecodeError> {
         match self.next {
-            Next::Anything | Next::Columns(0) => Ok(&self.message),
-            Next::Head | Next::Columns(_) | Next::Value { .. } => Err(DecodeError::Truncated),
+            Next::Anything | Next::Columns(0) | Next::Content(0) => Ok(&self.message),
+            Next::Head
+            | Next::Columns(_)
+            | Next::Value { .. }
+            | Next::Prefix { .. }
+            | Next::Length
+            | Next::Content(_) => Err(DecodeError::Truncated),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Message, decode, encode};
+    use super::super::{Logical, Message, decode, encode};
     use super::*;
     use proptest::prelude::*;
 
@@ -178,7 +245,7 @@ mod tests {
         while come < message.len() {
             come = (come + pieces.next().unwrap()).min(message.len());
             taken += skim.take(&message[taken..come])?;
-            assert!(come - taken < 8, "it leaves more than it has to");
+            assert!(come - taken < 10, "it leaves more than it has to");
         }
         if taken < come { Err(DecodeError::Truncated) } else { skim.message().map(<[u8]>::to_vec) }
     }
@@ -217,7 +284,31 @@ mod tests {
         assert_eq!(decode(b"U"), Ok(Message::Ignored(b'U')));
     }
 
+    #[test]
+    fn of_a_prefix_that_is_too_long_so_much_is_kept_that_it_is_no_other() {
+        let prefix = "é".repeat(100_000);
+        let message = encode::logical(true, prefix.as_bytes(), b"{}");
+        let skimmed = skim(&message, &[7000]).unwrap();
+        let Ok(Message::Logical(logical)) = decode(&skimmed) else { panic!("no message") };
+        assert_eq!(logical.prefix.len(), SMALL_VALUE);
+    }
+
     proptest! {
+        #[test]
+        fn of_a_logical_message_all_but_the_content_is_kept(
+            is_transactional: bool,
+            prefix in "[a-z]{0,100}",
+            content in proptest::collection::vec(any::<u8>(), 1..3000),
+            pieces in proptest::collection::vec(1usize..500, 1..20),
+        ) {
+            let message = encode::logical(is_transactional, prefix.as_bytes(), &content);
+            let skimmed = skim(&message, &pieces).unwrap();
+            let expected = Logical { is_transactional, prefix: prefix.as_bytes(), content: b"" };
+            prop_assert_eq!(decode(&skimmed), Ok(Message::Logical(expected)));
+            prop_assert!(skim(&message[..message.len() - 1], &pieces).is_err());
+            prop_assert!(skim(&[message.as_slice(), b"x"].concat(), &pieces).is_err());
+        }
+
         #[test]
         fn pieces_do_not_matter(
             sizes in proptest::collection::vec(proptest::option::of(0usize..3000), 0..60),
@@ -242,6 +333,7 @@ mod tests {
         ) {
             let _ = skim(&bytes, &pieces);
             let _ = skim(&[b"I\0\0\0\x07N\0\x09", bytes.as_slice()].concat(), &pieces);
+            let _ = skim(&[b"M\x01\0\0\0\0\0\0\0\x07p", bytes.as_slice()].concat(), &pieces);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Everything that follows relies on this order; a stream that breaks it is not one that we
 //! understand, so it is an error and never repaired.
 
-use super::{Begin, Commit, DecodeError, Insert, Message, Relation};
+use super::{Begin, Commit, DecodeError, Insert, Logical, Message, Relation};
 use crate::lsn::{Lsn, Position};
 
 /// What a message means once it is known to be in order.
@@ -13,6 +13,8 @@ pub enum Step<'a> {
     Begin(Begin),
     /// A row of the transaction that is open.
     Insert(Insert<'a>),
+    /// A message: of the transaction that is open, or of none.
+    Logical(Logical<'a>),
     /// The open transaction ends.
     Commit(Commit),
     /// A table's layout, from here on.
@@ -26,7 +28,7 @@ pub enum Step<'a> {
 pub struct TransactionReader {
     open: Option<Begin>,
     last_commit: Lsn,
-    /// Outbox rows of the open transaction so far.
+    /// Events of the open transaction so far.
     index: u32,
 }
 
@@ -60,17 +62,21 @@ impl TransactionReader {
             }
             Message::Insert(_) if self.open.is_none() => Err(DecodeError::OutOfOrder("Insert")),
             Message::Insert(insert) => Ok(Step::Insert(insert)),
+            Message::Logical(logical) if logical.is_transactional && self.open.is_none() => {
+                Err(DecodeError::OutOfOrder("Message"))
+            }
+            Message::Logical(logical) => Ok(Step::Logical(logical)),
             Message::Relation(relation) => Ok(Step::Relation(relation)),
             Message::Ignored(tag) => Ok(Step::Ignored(tag)),
         }
     }
 
-    /// The position of the next outbox row of the open transaction. Each call counts one row, so
-    /// it is called for every inserted row of the outbox, published or not: only then does a
-    /// second reading give the same positions.
+    /// The position of the next event of the open transaction. Each call counts one, so it is
+    /// called for every inserted row of the outbox, published or not, or for every transactional
+    /// message, whatever its prefix: only then does a second reading give the same positions.
     ///
     /// # Errors
-    /// No transaction is open, or it has more rows than can be counted.
+    /// No transaction is open, or it has more of them than can be counted.
     pub fn next_position(&mut self) -> Result<Position, DecodeError> {
         let begin = self.open.ok_or(DecodeError::OutOfOrder("Insert"))?;
         let position = Position { commit: begin.final_lsn, index: self.index };
@@ -115,10 +121,21 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_belongs_to_no_transaction_may_come_anywhere() {
+        let mut reader = TransactionReader::default();
+        let message = encode::logical(false, b"p", b"{}");
+        feed(&mut reader, &message).unwrap();
+        feed(&mut reader, &encode::begin(0x10, 0, 1)).unwrap();
+        feed(&mut reader, &message).unwrap();
+        feed(&mut reader, &encode::logical(true, b"p", b"{}")).unwrap();
+    }
+
+    #[test]
     fn every_other_order_is_refused() {
         let insert = encode::insert(5, &[]);
-        let cases: [(&str, Vec<Vec<u8>>); 7] = [
+        let cases: [(&str, Vec<Vec<u8>>); 8] = [
             ("rows without a transaction", vec![insert.clone()]),
+            ("its messages without a transaction", vec![encode::logical(true, b"p", b"{}")]),
             ("a commit without a transaction", vec![encode::commit(1, 2, 0)]),
             ("a transaction inside another", vec![encode::begin(1, 0, 1), encode::begin(2, 0, 2)]),
             ("another transaction's commit", vec![encode::begin(1, 0, 1), encode::commit(2, 3, 0)]),

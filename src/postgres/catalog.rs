@@ -2,8 +2,9 @@
 
 use tokio_postgres::Client;
 
-use super::{Error, TableName, quote_ident};
+use super::{Error, Intake, TableName, quote_ident};
 use crate::outbox::columns::{Kind, Layout, LayoutColumn};
+use crate::outbox::message;
 use crate::pgoutput::{Column, Relation};
 
 /// What kind of server this is.
@@ -79,10 +80,11 @@ pub(crate) fn names_standby(setting: &str, application_name: &str) -> bool {
         .any(|name| name == "*" || name.eq_ignore_ascii_case(application_name))
 }
 
-/// The outbox table.
+/// The outbox table. Messages have one that does not exist: their columns in a layout, and
+/// nothing behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxTable {
-    /// What it is, whatever its name.
+    /// What it is, whatever its name; 0, which no table has, if it does not exist.
     pub oid: u32,
     /// Its name now.
     pub name: TableName,
@@ -112,11 +114,40 @@ impl OutboxTable {
         }
     }
 
+    /// Looks at what events are written into.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn of(client: &Client, intake: &Intake<TableName>) -> Result<Option<Self>, Error> {
+        match intake {
+            Intake::Table(name) => Self::by_name(client, name).await,
+            Intake::Messages(prefix) => Ok(Some(Self::of_messages(prefix))),
+        }
+    }
+
+    fn of_messages(prefix: &str) -> Self {
+        let layout = message::layout();
+        Self {
+            oid: 0,
+            name: TableName { schema: "messages".to_owned(), name: prefix.to_owned() },
+            is_partitioned: false,
+            is_table: true,
+            is_logged: true,
+            type_sql: layout.columns.iter().map(|column| column.type_name.clone()).collect(),
+            layout,
+        }
+    }
+
+    /// Whether there is such a table; otherwise no statement may name it.
+    pub fn exists(&self) -> bool {
+        self.oid != 0
+    }
+
     /// Looks the table up by name.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn by_name(client: &Client, name: &TableName) -> Result<Option<Self>, Error> {
+    async fn by_name(client: &Client, name: &TableName) -> Result<Option<Self>, Error> {
         let row = client
             .query_opt(
                 "SELECT c.oid, c.relkind = 'p', c.relkind IN ('r', 'p'), \

@@ -33,8 +33,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::lsn::Lsn;
-pub use crate::names::TableName;
 pub(crate) use crate::names::quote_ident;
+pub use crate::names::{Intake, TableName};
 
 /// What the driver of the SQL sessions is called in the log.
 pub(crate) const DRIVER: &str = "tokio_postgres";
@@ -44,7 +44,8 @@ pub(crate) const DRIVER: &str = "tokio_postgres";
 pub enum WalMessage<'a> {
     /// One message of the output plugin.
     Data(&'a [u8]),
-    /// One that is larger than allowed: a row without its large values, else the tag alone.
+    /// One that is larger than allowed: a row without its large values, a logical message without
+    /// its content, else the tag alone.
     Oversize {
         /// What was kept.
         message: &'a [u8],

@@ -1,10 +1,12 @@
 //! The publication: what it publishes, and whether it is still the one that the slot was made for.
+//!
+//! Messages are in no publication; pgoutput wants one all the same, and an empty one will do.
 
 use tokio_postgres::Client;
 
-use super::{Error, TableName, quote_ident};
+use super::{Error, Intake, TableName, quote_ident};
 
-/// A publication as it concerns one table.
+/// A publication as it concerns one table, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
     /// Whether inserts are published.
@@ -20,12 +22,13 @@ pub struct Publication {
     /// Whether other tables are, too.
     pub contains_others: bool,
     /// What changes whenever the publication or the table's membership was changed or made anew,
-    /// also where both look the same by name.
+    /// also where both look the same by name. For messages only that it was made anew matters:
+    /// until then pgoutput could not go on without it.
     pub fingerprint: String,
 }
 
 impl Publication {
-    /// Looks the publication up.
+    /// Looks the publication up; `table` is its OID, or 0.
     ///
     /// # Errors
     /// The connection broke.
@@ -41,16 +44,18 @@ impl Publication {
                             SELECT count(*) > 0 FROM pg_publication_tables o \
                             WHERE o.pubname = p.pubname \
                               AND (o.schemaname, o.tablename) IS DISTINCT FROM (n.nspname, c.relname) \
-                              AND c.relkind <> 'p'), \
+                              AND c.relkind IS DISTINCT FROM 'p'), \
                         EXISTS (SELECT FROM pg_publication_rel r \
                                 WHERE r.prpubid = p.oid AND r.prrelid = $2 \
                                   AND to_jsonb(r) ->> 'prqual' IS NOT NULL), \
-                        concat(p.oid, ':', p.xmin, ' ', \
+                        CASE $2 WHEN 0 THEN concat(p.oid, ' messages') \
+                        ELSE concat(p.oid, ':', p.xmin, ' ', \
                                (SELECT string_agg(concat(r.oid, ':', r.xmin), ',' ORDER BY r.oid) \
                                 FROM pg_publication_rel r \
-                                WHERE r.prpubid = p.oid AND r.prrelid = $2)) \
+                                WHERE r.prpubid = p.oid AND r.prrelid = $2)) END \
                  FROM pg_publication p \
-                 JOIN pg_class c ON c.oid = $2 JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 LEFT JOIN pg_class c ON c.oid = $2 \
+                 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace \
                  CROSS JOIN LATERAL (SELECT p.puballtables \
                      OR EXISTS (SELECT FROM pg_publication_rel r \
                                 WHERE r.prpubid = p.oid AND r.prrelid = $2) \
@@ -72,12 +77,20 @@ impl Publication {
         }))
     }
 
+    /// Whether a fingerprint is that of a relay of messages.
+    pub fn is_of_messages(fingerprint: &str) -> bool {
+        fingerprint.ends_with(" messages")
+    }
+
     /// The statement that makes it as it should be.
-    pub fn create_sql(name: &str, table: &TableName) -> String {
-        format!(
-            "CREATE PUBLICATION {} FOR TABLE {table} \
-             WITH (publish = 'insert', publish_via_partition_root = true)",
-            quote_ident(name)
-        )
+    pub fn create_sql(name: &str, intake: &Intake<TableName>) -> String {
+        let name = quote_ident(name);
+        match intake {
+            Intake::Table(table) => format!(
+                "CREATE PUBLICATION {name} FOR TABLE {table} \
+                 WITH (publish = 'insert', publish_via_partition_root = true)"
+            ),
+            Intake::Messages(_) => format!("CREATE PUBLICATION {name} WITH (publish = 'insert')"),
+        }
     }
 }

@@ -247,13 +247,16 @@ impl ReplicationConnection {
         mut self,
         slot: &str,
         publication: &str,
+        with_messages: bool,
     ) -> Result<ReplicationStream, Error> {
         let rows = self.command("SHOW wal_sender_timeout").await?;
         let setting = rows.first().and_then(|row| row.first()?.clone()).unwrap_or_default();
         // The name stands in a list inside a literal, so it is quoted for both.
         let names = quote_literal(&quote_ident(publication));
+        let messages = if with_messages { ", messages 'true'" } else { "" };
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {names})",
+            "START_REPLICATION SLOT {} LOGICAL 0/0 \
+             (proto_version '1', publication_names {names}{messages})",
             quote_ident(slot),
         );
         let limit = COMMAND_TIMEOUT;

@@ -7,10 +7,13 @@ use crate::failure::{Code, Failure};
 use crate::lsn::{Lsn, Position};
 pub(super) use crate::outbox::Content;
 use crate::outbox::columns::BindError;
+use crate::outbox::message::{MessageRow, relation};
 use crate::outbox::{EventMap, MapError, Mapper};
 use crate::pgoutput::{
-    Begin, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode, leave_out_large,
+    Begin, Logical, Message, POSTGRES_EPOCH_MICROS, Step, TransactionReader, Tuple, decode,
+    leave_out_large,
 };
+use crate::postgres::Intake;
 
 /// What a message was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +39,18 @@ pub(super) struct Captive<'a> {
     pub(super) committed: i64,
 }
 
+impl<'a> Captive<'a> {
+    fn new(content: Content<'a>, position: Position, begin: &Begin) -> Self {
+        let committed = begin.commit_time + POSTGRES_EPOCH_MICROS;
+        Self { content, position, xid: begin.xid, committed }
+    }
+}
+
 /// Follows the stream of one connection.
 pub(super) struct Capture {
     map: EventMap,
-    /// The outbox, whatever its name is by now.
-    table: u32,
+    /// The table's OID is the outbox, whatever its name is by now.
+    intake: Intake<u32>,
     /// For the rows that follow; a layout that does not fit is only an error of a row that counts, since
     /// what was settled before may be read again under an older one.
     mapper: Option<Result<Mapper, BindError>>,
@@ -54,20 +64,24 @@ pub(super) struct Capture {
     /// rows come as its own.
     other: String,
     warned_of_others: bool,
+    warned_of_loose: bool,
 }
 
 impl Capture {
-    pub(super) fn new(map: EventMap, table: u32, settled: Position) -> Self {
+    pub(super) fn new(map: EventMap, intake: Intake<u32>, settled: Position) -> Self {
+        // A message's layout never changes.
+        let mapper = matches!(intake, Intake::Messages(_)).then(|| map.bind(&relation()));
         Self {
             map,
-            table,
-            mapper: None,
+            intake,
+            mapper,
             reader: TransactionReader::default(),
             begin: None,
             settled,
             values: Vec::new(),
             other: String::new(),
             warned_of_others: false,
+            warned_of_loose: false,
         }
     }
 
@@ -90,7 +104,7 @@ impl Capture {
         };
         let mut values = Vec::new();
         insert.tuple.values(&mut values).map_err(of_decode)?;
-        let is_ours = insert.relation == self.table;
+        let is_ours = self.intake == Intake::Table(insert.relation);
         Ok(mapper.id(&values).filter(|_| is_ours).map(Cow::into_owned))
     }
 
@@ -115,17 +129,18 @@ impl Capture {
                 Ok(Captured::Nothing)
             }
             Step::Commit(commit) => Ok(Captured::Commit(commit.end_lsn)),
-            Step::Relation(relation) if relation.oid == self.table => {
+            Step::Relation(relation) if self.intake == Intake::Table(relation.oid) => {
                 self.mapper = Some(self.map.bind(&relation));
                 Ok(Captured::Nothing)
             }
-            Step::Insert(insert) if insert.relation == self.table => {
+            Step::Insert(insert) if self.intake == Intake::Table(insert.relation) => {
                 self.insert(insert.tuple, oversize, now, hand_over)
             }
             Step::Relation(relation) => {
                 self.other = relation.name;
                 Ok(Captured::Nothing)
             }
+            Step::Logical(logical) => self.logical(logical, oversize, now, hand_over),
             Step::Insert(_) => {
                 self.warn_of_others();
                 Ok(Captured::Nothing)
@@ -151,15 +166,7 @@ impl Capture {
         let Some(begin) = self.begin else {
             return Ok(Captured::Nothing);
         };
-        let mapper = match &mut self.mapper {
-            Some(Ok(mapper)) => mapper,
-            Some(Err(error)) => return Err(of_bind(error)),
-            None => {
-                let text =
-                    format!("read the stream: a row at {position} before its table's layout");
-                return Err(Fate::Halt(Failure::new(Code::Protocol, text)));
-            }
-        };
+        let mapper = bound(&mut self.mapper, position)?;
         let mut values = with_other_lifetime(std::mem::take(&mut self.values));
         tuple.values(&mut values).map_err(of_decode)?;
         let captured = if mapper.is_pending(&values) {
@@ -170,8 +177,7 @@ impl Capture {
             let Some(content) = content else {
                 return Err(of_no_id(&format!("an event at {position}"), oversize));
             };
-            let committed = begin.commit_time + POSTGRES_EPOCH_MICROS;
-            hand_over(Captive { content, position, xid: begin.xid, committed })?;
+            hand_over(Captive::new(content, position, &begin))?;
             Captured::Event
         } else {
             Captured::NotPending
@@ -180,12 +186,76 @@ impl Capture {
         Ok(captured)
     }
 
+    fn logical<E>(
+        &mut self,
+        logical: Logical<'_>,
+        oversize: Option<usize>,
+        now: i64,
+        hand_over: impl FnOnce(Captive<'_>) -> Result<(), E>,
+    ) -> Result<Captured, Fate>
+    where
+        Fate: From<E>,
+    {
+        let Intake::Messages(prefix) = &self.intake else {
+            return Ok(Captured::Nothing);
+        };
+        let is_ours = logical.prefix == prefix.as_bytes();
+        if !logical.is_transactional {
+            if is_ours && !std::mem::replace(&mut self.warned_of_loose, true) {
+                tracing::warn!(
+                    prefix,
+                    "a message was written outside of its transaction, so nothing tells whether \
+                     what it says was committed: such messages are ignored"
+                );
+            }
+            return Ok(Captured::Nothing);
+        }
+        // Others count too: a prefix that is changed leaves every position as it was.
+        let position = self.reader.next_position().map_err(of_decode)?;
+        let Some(begin) = self.begin.filter(|_| is_ours) else {
+            return Ok(Captured::Nothing);
+        };
+        if position <= self.settled {
+            return Ok(Captured::Settled);
+        }
+        let mapper = bound(&mut self.mapper, position)?;
+        let (row, problem) = match oversize {
+            None => MessageRow::read(logical.content, position),
+            Some(_) => (MessageRow::without_content(position), None),
+        };
+        let values = row.values();
+        let content = match (oversize, problem) {
+            (Some(bytes), _) => mapper.oversize(&values, position, now, bytes),
+            (None, Some(error)) => mapper.misfit(&values, position, error).map(Content::Misfit),
+            (None, None) => mapper.read(&values, position, now),
+        };
+        // It has one: its position at least.
+        let content = content.ok_or_else(|| of_no_id(&format!("a message at {position}"), None))?;
+        hand_over(Captive::new(content, position, &begin))?;
+        Ok(Captured::Event)
+    }
+
     fn warn_of_others(&mut self) {
         if !std::mem::replace(&mut self.warned_of_others, true) {
             tracing::warn!(
                 table = self.other,
                 "the publication publishes more than the outbox: it is decoded, sent and ignored"
             );
+        }
+    }
+}
+
+/// What reads the rows, once it is known how.
+fn bound(
+    mapper: &mut Option<Result<Mapper, BindError>>,
+    position: Position,
+) -> Result<&mut Mapper, Fate> {
+    match mapper {
+        Some(Ok(mapper)) => Ok(mapper),
+        Some(Err(error)) => Err(of_bind(error)),
+        None => {
+            let text = format!("read the stream: a row at {position} before its table's layout");
+            Err(Fate::Halt(Failure::new(Code::Protocol, text)))
         }
     }
 }
@@ -221,4 +291,79 @@ pub(super) fn of_no_id(event: &str, oversize: Option<usize>) -> Fate {
 fn with_other_lifetime<'to>(mut values: Vec<Option<&[u8]>>) -> Vec<Option<&'to [u8]>> {
     values.clear();
     values.into_iter().map(|_| None).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::outbox::message::layout;
+    use crate::outbox::status::Pending;
+    use crate::pgoutput::encode;
+
+    fn capture(settled: Position) -> Capture {
+        let text = "outbox.message_prefix = \"orders\"\npostgres.url = \"postgres://u@localhost/d\"\n\
+                    kafka.bootstrap_servers = \"localhost:9092\"";
+        let config = Config::from_toml(text).unwrap().relay;
+        let map = EventMap::compile(&config.events, Pending::Always, &layout()).unwrap();
+        Capture::new(map, config.intake.map(|_| 0), settled)
+    }
+
+    /// What becomes of a transaction of such messages, and the ids of its events.
+    fn read(
+        capture: &mut Capture,
+        messages: &[(bool, &[u8], Option<usize>)],
+    ) -> (Vec<Captured>, Vec<String>) {
+        let mut ids = Vec::new();
+        let mut take = |message: &[u8], oversize| {
+            let hand_over = |captive: Captive<'_>| {
+                ids.push(match captive.content {
+                    Content::Envelope(envelope) => envelope.id.to_owned(),
+                    Content::Misfit(misfit) => format!("misfit {}", misfit.id),
+                    Content::Oversize(misfit) => format!("oversize {}", misfit.id),
+                    Content::Scheduled { .. } => "scheduled".to_owned(),
+                });
+                Ok::<_, Fate>(())
+            };
+            capture.take(message, oversize, 0, hand_over).unwrap()
+        };
+        take(&encode::begin(0x10, 0, 1), None);
+        let captured = messages
+            .iter()
+            .map(|(is_transactional, prefix, oversize)| {
+                let content = br#"{"topic": "t"}"#;
+                take(&encode::logical(*is_transactional, prefix, content), *oversize)
+            })
+            .collect();
+        take(&encode::commit(0x10, 0x20, 0), None);
+        (captured, ids)
+    }
+
+    #[test]
+    fn every_transactional_message_counts_and_ours_are_events() {
+        let messages: [(bool, &[u8], Option<usize>); 6] = [
+            (true, b"orders", None),
+            (false, b"orders", None),
+            (true, b"others", None),
+            (true, b"Orders", None),
+            (true, b"orders", Some(1 << 30)),
+            (true, b"orders", None),
+        ];
+        let (captured, ids) = read(&mut capture(Position::ORIGIN), &messages);
+        use Captured::{Event, Nothing, Settled};
+        assert_eq!(captured, [Event, Nothing, Nothing, Nothing, Event, Event]);
+        assert_eq!(ids, ["0/10/0", "oversize 0/10/3", "0/10/4"]);
+        let settled = Position { commit: Lsn::from_wire(0x10), index: 3 };
+        let (captured, ids) = read(&mut capture(settled), &messages);
+        assert_eq!(captured, [Settled, Nothing, Nothing, Nothing, Settled, Event]);
+        assert_eq!(ids, ["0/10/4"]);
+    }
+
+    #[test]
+    fn messages_are_nothing_to_a_relay_of_a_table() {
+        let mut capture = capture(Position::ORIGIN);
+        capture.intake = Intake::Table(7);
+        let (captured, _) = read(&mut capture, &[(true, b"orders", None)]);
+        assert_eq!(captured, [Captured::Nothing]);
+    }
 }

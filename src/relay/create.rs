@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::disposition::{Fate, of_postgres};
 use crate::failure::{Code, Failure};
 use crate::postgres::{
-    CreatedSlot, Error, NewSlot, Publication, ReplicationConnection, TableName, blockers,
+    CreatedSlot, Error, Intake, NewSlot, Publication, ReplicationConnection, TableName, blockers,
 };
 
 /// Makes the publication. Only called while there is no slot.
@@ -19,12 +19,12 @@ use crate::postgres::{
 pub(super) async fn create_publication(
     client: &Client,
     name: &str,
-    table: &TableName,
+    intake: &Intake<TableName>,
 ) -> Result<(), Fate> {
-    let sql = Publication::create_sql(name, table);
+    let sql = Publication::create_sql(name, intake);
     match client.batch_execute(&sql).await.map_err(Error::from) {
         Ok(()) => {
-            tracing::info!(publication = name, %table, "created the publication");
+            tracing::info!(publication = name, %intake, "created the publication");
             Ok(())
         }
         Err(error) if error.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {

@@ -74,7 +74,7 @@ use crate::failure::{Code, Failure, chain};
 use crate::metrics::{Meters, count_error};
 use crate::outbox::EventConfig;
 use crate::outbox::status::StatusConfig;
-use crate::postgres::{NewSlot, Server, SqlSession, TableName};
+use crate::postgres::{Intake, NewSlot, Server, SqlSession, TableName};
 use crate::retry::Backoff;
 use crate::shutdown::Stop;
 use crate::sink::{KafkaConfig, Sink};
@@ -133,7 +133,7 @@ pub struct RelayConfig {
     /// What to do when the stream cannot go on.
     pub on_slot_lost: OnSlotLost,
     /// The outbox.
-    pub table: TableName,
+    pub intake: Intake<TableName>,
     /// Rows above this are refused, in bytes.
     pub max_row_bytes: usize,
     /// What is published, besides what the stream brings.

@@ -36,9 +36,10 @@ pub(super) struct Watched {
     pub(super) slot: String,
     pub(super) publication: String,
     pub(super) fingerprint: String,
+    /// Its OID, or 0 if the outbox is no table.
     pub(super) table: u32,
     /// As it is configured.
-    pub(super) table_name: TableName,
+    pub(super) table_name: Option<TableName>,
     pub(super) application_name: String,
 }
 
@@ -108,7 +109,7 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
                       EXISTS (SELECT FROM pg_stat_activity \
                               WHERE pid = $1 AND wait_event = 'ClientWrite'), \
                       to_regclass($2)::oid";
-    let name = watched.table_name.to_string();
+    let name = watched.table_name.as_ref().map(ToString::to_string);
     let row = client.query_one(sql, &[&walsender, &name]).await?;
     let (standbys, is_ending): (String, bool) = (row.get(0), row.get(1));
     // Without a table of that name ours was renamed, and goes on.
@@ -126,6 +127,7 @@ async fn look(session: &SqlSession, watched: &Watched, meters: &Meters) -> Resul
             format!("publication \"{publication}\" was dropped or changed while the relay ran"),
         )
     } else if named.is_some_and(|named| named != watched.table) {
+        let name = name.unwrap_or_default();
         let text =
             format!("another table is called {name} now: rows written to it are not published");
         halt(Code::TableUnsuitable, text)

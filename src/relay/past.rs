@@ -1,8 +1,10 @@
-//! The past: whether the stream can go on, on this server, from where it was left.
+//! The past: whether the stream can go on, on this server and with this outbox, from where it was
+//! left.
 
+use super::RelayConfig;
 use crate::failure::{Code, Failure};
-use crate::lsn::Lsn;
-use crate::postgres::{Identity, Slot};
+use crate::lsn::{Lsn, Position};
+use crate::postgres::{Identity, Publication, Slot};
 use crate::status::{RelayRow, Sweep};
 
 /// What became of the stream that the stored position belongs to.
@@ -87,10 +89,29 @@ impl Past {
     }
 }
 
+/// Why the slot cannot be read on, if it was read for rows and is to be read for messages, or the
+/// other way round: a place within a transaction counts the ones, and means nothing to the others.
+pub(super) fn intake_changed(row: &RelayRow, config: &RelayConfig) -> Option<Failure> {
+    let reads_messages = config.intake.table().is_none();
+    let read_messages = match &row.publication {
+        Some(fingerprint) => Publication::is_of_messages(fingerprint),
+        // A relay of rows forgets it, in order to sweep; one of messages never does.
+        None if row.position > Position::ORIGIN => false,
+        None => reads_messages,
+    };
+    let (id, slot, position, now) = (&config.id, &config.slot, row.position, &config.intake);
+    let before = if read_messages { "messages" } else { "rows" };
+    let text = format!(
+        "relay \"{id}\" has read slot \"{slot}\" for {before}, until {position}; now it is to read \
+         the {now}"
+    );
+    (read_messages != reads_messages).then(|| Failure::new(Code::IntakeChanged, text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Position;
+    use crate::config::Config;
 
     fn row(timeline: i32, position: u64) -> RelayRow {
         let identity = Identity { system_id: "7".to_owned(), timeline };
@@ -135,6 +156,30 @@ mod tests {
         let first = RelayRow { identity: None, ..row(2, 0) };
         assert_eq!(judge(&first, None, "8", true), Past::Whole);
         assert_eq!(judge(&first, Some(&slot), "8", false), Past::Whole);
+    }
+
+    #[test]
+    fn a_place_among_rows_is_none_among_messages() {
+        let config = |key: &str| {
+            let text = format!(
+                "outbox.{key} = \"orders\"\npostgres.url = \"postgres://u@localhost/d\"\n\
+                 kafka.bootstrap_servers = \"localhost:9092\""
+            );
+            Config::from_toml(&text).unwrap().relay
+        };
+        let (rows, messages) = (config("table"), config("message_prefix"));
+        for (publication, position, of_rows, of_messages) in [
+            (None, 0, true, true),
+            (None, 0x80, true, false),
+            (Some("16384:740 16385:740"), 0x80, true, false),
+            (Some("16384:740 "), 0x80, true, false),
+            (Some("16384 messages"), 0x80, false, true),
+        ] {
+            let publication = publication.map(str::to_owned);
+            let row = RelayRow { publication, ..row(2, position) };
+            let may = |config: &RelayConfig| intake_changed(&row, config).is_none();
+            assert_eq!((may(&rows), may(&messages)), (of_rows, of_messages), "{row:?}");
+        }
     }
 
     #[test]

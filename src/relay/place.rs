@@ -20,7 +20,7 @@ use super::finding::Severity;
 use super::flow::Flow;
 use super::load::load;
 use super::monitor::{Sight, Watched, find_settlements, watch_over};
-use super::past::{Past, Present};
+use super::past::{Past, Present, intake_changed};
 use super::patrol::Patrol;
 use super::preflight::{Outbox, Preflight, preflight, synchronous_standby};
 use super::recover::give_up_stream;
@@ -189,7 +189,8 @@ impl Place {
         failpoint::pass("after_sweep");
         set_up.remember(&identity, &fingerprint).await?;
         let connection = set_up.connection;
-        let stream = connection.start(&config.slot, &config.publication).await;
+        let with_messages = config.intake.table().is_none();
+        let stream = connection.start(&config.slot, &config.publication, with_messages).await;
         let stream = stream.map_err(|error| of_postgres(&error, "start to stream"))?;
         tracing::info!(slot = config.slot, "streaming");
 
@@ -201,7 +202,7 @@ impl Place {
             publication: config.publication.clone(),
             fingerprint,
             table,
-            table_name: config.table.clone(),
+            table_name: config.intake.table().cloned(),
             application_name: config.server.application_name().to_owned(),
         };
         let (sender, sights) = watch::channel(Sight::default());
@@ -216,7 +217,8 @@ impl Place {
         let (address, epoch) = (&self.writer.address, self.row.epoch);
         let patrol = Patrol::new(config, address, &outbox, meters);
         let cleanup = Cleanup::new(config, address, &outbox, epoch, meters);
-        let capture = Capture::new(outbox.events, table, self.row.position);
+        let intake = config.intake.map(|_| table);
+        let capture = Capture::new(outbox.events, intake, self.row.position);
         let before = Before { swept_until, flushed };
         let mut session = Session::new(stream, capture, flow, before, meters.clone());
         if is_failover {
@@ -340,9 +342,12 @@ impl SetUp<'_> {
     ) -> Result<String, Fate> {
         let name = &self.config.publication;
         let known = self.place.row.publication.as_ref();
+        if let Some(failure) = intake_changed(&self.place.row, self.config).filter(|_| has_slot) {
+            return Err(Fate::Halt(failure));
+        }
         match publication {
             None => {
-                create_publication(&self.control.client, name, &self.outbox.table.name).await?;
+                create_publication(&self.control.client, name, &self.config.intake).await?;
                 self.fingerprint().await
             }
             Some(found) if has_slot && known.is_some_and(|known| *known != found.fingerprint) => {

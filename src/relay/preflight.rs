@@ -67,12 +67,12 @@ pub async fn preflight(client: &Client, config: &RelayConfig) -> Result<Prefligh
     let mut found = Preflight::default();
     let facts = ServerFacts::load(client).await?;
     found.findings.extend(server_findings(&facts, config));
-    let table = OutboxTable::by_name(client, &config.table).await?;
+    let table = OutboxTable::of(client, &config.intake).await?;
     let Some(table) = table else {
         found.findings.push(Finding::error(
             Code::TableMissing,
             "outbox table",
-            format!("there is no table {}", config.table),
+            format!("there is no {}", config.intake),
             "the table that outbox.table names",
             "outboxd migrate",
         ));
@@ -234,7 +234,7 @@ fn publication_findings(
     config: &RelayConfig,
 ) -> Vec<Finding> {
     let name = quote_ident(&config.publication);
-    let create = format!("{};", Publication::create_sql(&config.publication, &table.name));
+    let create = format!("{};", Publication::create_sql(&config.publication, &config.intake));
     let title = "publication";
     let Some(publication) = &found.publication else {
         if found.slot.is_some() {
@@ -247,10 +247,23 @@ fn publication_findings(
             return Vec::new();
         }
         let observed = format!("there is no publication {name}");
-        let required = "one for the outbox table";
+        let required = "one for the outbox";
         return vec![Finding::error(Code::PublicationMissing, title, observed, required, create)];
     };
     let mut findings = Vec::new();
+    if !table.exists() {
+        if publication.contains_others {
+            let observed = format!(
+                "{name} publishes tables, and messages are in none: all of it is decoded, sent and \
+                 ignored"
+            );
+            let required = "a publication without a table";
+            let fix = "name another one in postgres.publication; outboxd migrate --print shows it";
+            let code = Code::PublicationUnsuitable;
+            findings.push(Finding::error(code, title, observed, required, fix).warning());
+        }
+        return findings;
+    }
     if !publication.contains_table {
         let add = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
         let (code, fix) = match found.slot {

@@ -67,8 +67,16 @@ impl Target {
         matches!(self.mode, Mode::Update | Mode::Delete)
     }
 
-    /// The name still belongs to the OID.
+    /// Whether there are rows at all; otherwise no statement may name the table.
+    pub(super) fn has_table(&self) -> bool {
+        self.oid != 0
+    }
+
+    /// The name still belongs to the OID; of messages nothing can be mistaken.
     pub(super) fn is_same_table(&self) -> String {
+        if !self.has_table() {
+            return "true".to_owned();
+        }
         let (schema, name) = (quote_literal(&self.name.schema), quote_literal(&self.name.name));
         format!(
             "EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \

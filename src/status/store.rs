@@ -212,6 +212,9 @@ impl PgStatusStore {
         failure: StoreError,
     ) -> Result<Rc<Prepared>, StoreError> {
         let oid = prepared.target.oid;
+        if !prepared.target.has_table() {
+            return Err(failure);
+        }
         let name = OutboxTable::current_name(self.client(), oid).await?;
         let name = name.ok_or(StoreError::TableGone)?;
         if name == prepared.target.name {
@@ -345,6 +348,10 @@ impl StatusStore for PgStatusStore {
 
     async fn due_rows(&self, events: &[HeldEntry]) -> Result<Vec<DueRow>, StoreError> {
         let mut prepared = Rc::clone(&self.prepared.borrow());
+        if !prepared.target.has_table() {
+            // Somebody asked for the row of another table.
+            return Ok(vec![DueRow::Gone; events.len()]);
+        }
         loop {
             let source = RowSource {
                 table: &prepared.target.name,

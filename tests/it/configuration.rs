@@ -44,6 +44,7 @@ const KEYS: Evidence = &[
     ("postgres.failover_slot", SURVIVES),
     ("postgres.on_slot_lost", "recovery::a_relay_that_may_recovers_by_itself"),
     ("outbox.table", "tables::tables_in_other_schemas_with_quoted_names_work"),
+    ("outbox.message_prefix", "messages::another_prefix_is_read_from_where_the_first_one_ended"),
     ("outbox.payload_encoding", "mapping::any_text_is_a_payload_where_that_is_said"),
     ("outbox.max_row_bytes", LARGE),
     ("outbox.start", "sweep::start_stream_leaves_older_rows_alone"),

@@ -49,6 +49,8 @@ mod keepalive;
 mod large;
 mod logs;
 mod mapping;
+mod messages;
+mod messages_held;
 mod metrics;
 mod misfits;
 mod negative_control;

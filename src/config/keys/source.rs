@@ -75,6 +75,12 @@ pub(super) const KEYS: &[Key] = &[
         "The outbox table, quoted as in SQL where need be.",
     ),
     key(
+        "outbox.message_prefix",
+        Text,
+        "\"\"",
+        "Read the transactional messages that pg_logical_emit_message writes with this prefix, and no table. outbox.status.mode is \"none\" then, and outbox.start \"stream\".",
+    ),
+    key(
         "outbox.payload_encoding",
         Choice(&["auto", "text"]),
         "\"auto\"",

@@ -14,6 +14,7 @@ use super::witness::Witness;
 use super::world::{World, millis};
 use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
+use crate::postgres::Intake;
 use crate::relay::Fate;
 use crate::relay::capture::Capture;
 use crate::relay::flow::Flow;
@@ -100,7 +101,7 @@ pub(super) async fn open(
     };
     let breaks = connection(crashes || mishap == Mishap::StreamBreaks);
     let stream = ScriptedWal::start(breaks, breaks_after);
-    let capture = Capture::new(event_map(), TABLE, position);
+    let capture = Capture::new(event_map(), Intake::Table(TABLE), position);
     let before = Before { swept_until: world.swept_until, flushed: world.swept_until };
     Ok(Session::new(stream, capture, flow, before, meters()))
 }

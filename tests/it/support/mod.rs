@@ -9,6 +9,7 @@ pub mod debezium;
 pub mod evidence;
 pub mod held;
 pub mod kafka_proxy;
+pub mod messages;
 pub mod oracle;
 pub mod proxy;
 pub mod records;
