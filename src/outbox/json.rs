@@ -26,12 +26,13 @@ pub(super) fn is_json(bytes: &[u8]) -> bool {
 
 /// A scalar as text: a string's content, or a number or boolean as written; null and anything
 /// with members are nothing.
-fn scalar(raw: &RawValue) -> Option<String> {
+pub(super) fn scalar(raw: &RawValue) -> Option<Cow<'_, str>> {
     let text = raw.get();
     match text.as_bytes().first()? {
-        b'"' => serde_json::from_str(text).ok(),
+        b'"' if text.contains('\\') => serde_json::from_str(text).ok().map(Cow::Owned),
+        b'"' => text.get(1..text.len() - 1).map(Cow::Borrowed),
         b'{' | b'[' | b'n' => None,
-        _ => Some(text.to_owned()),
+        _ => Some(Cow::Borrowed(text)),
     }
 }
 
@@ -57,7 +58,8 @@ impl<'de> DeserializeSeed<'de> for Pointed<'_> {
 
     fn deserialize<D: serde::Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
         match self.path {
-            [] => <&RawValue as serde::Deserialize>::deserialize(input).map(scalar),
+            [] => <&RawValue as serde::Deserialize>::deserialize(input)
+                .map(|raw| scalar(raw).map(Cow::into_owned)),
             _ => input.deserialize_any(self),
         }
     }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::columns::{Kind, Layout, LayoutColumn};
-use super::json::raw_members;
+use super::json::{raw_members, scalar};
 use super::{MapError, timestamp};
 use crate::lsn::Position;
 use crate::pgoutput::{Column, Relation};
@@ -147,17 +147,6 @@ impl<'a> MessageRow<'a> {
             }
         });
         Ok(())
-    }
-}
-
-/// A string's content, or a number or boolean as written.
-fn scalar(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let text = raw.get();
-    match text.as_bytes().first()? {
-        b'{' | b'[' => None,
-        b'"' if text.contains('\\') => serde_json::from_str(text).ok().map(Cow::Owned),
-        b'"' => text.get(1..text.len() - 1).map(Cow::Borrowed),
-        _ => Some(Cow::Borrowed(text)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Error, Intake, TableName, quote_ident};
+use super::{Error, Intake, TableName, quote_ident, quote_literal};
 use crate::outbox::columns::{Kind, Layout, LayoutColumn};
 use crate::outbox::message;
 use crate::pgoutput::{Column, Relation};
@@ -182,6 +182,15 @@ impl OutboxTable {
             layout,
             type_sql,
         }))
+    }
+
+    /// The SQL condition that the table `oid` still has this name.
+    pub fn is_called(oid: u32, TableName { schema, name }: &TableName) -> String {
+        let (schema, name) = (quote_literal(schema), quote_literal(name));
+        format!(
+            "EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.oid = {oid} AND c.relname = {name} AND n.nspname = {schema})"
+        )
     }
 
     /// The name that the table has now.

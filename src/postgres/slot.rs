@@ -137,16 +137,17 @@ pub struct Blocker {
     pub pid: Option<i32>,
     /// Who and in what state, or the prepared transaction's name.
     pub what: String,
-    /// For how long, in seconds.
-    pub seconds: i64,
+    /// For how long, in seconds, if we may see it.
+    pub seconds: Option<i64>,
 }
 
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
-            Some(pid) => write!(f, "session {pid} ({}), for {} s", self.what, self.seconds),
-            None => write!(f, "prepared transaction {}, for {} s", self.what, self.seconds),
+            Some(pid) => write!(f, "session {pid} ({})", self.what)?,
+            None => write!(f, "prepared transaction {}", self.what)?,
         }
+        self.seconds.map_or(Ok(()), |seconds| write!(f, ", for {seconds} s"))
     }
 }
 
@@ -155,6 +156,7 @@ impl fmt::Display for Blocker {
 /// # Errors
 /// The connection broke.
 pub async fn blockers(client: &Client) -> Result<Vec<Blocker>, Error> {
+    // Of sessions of others a role without more rights sees that they are, and not since when.
     let rows = client
         .query(
             "SELECT * FROM ( \
@@ -165,7 +167,7 @@ pub async fn blockers(client: &Client) -> Result<Vec<Blocker>, Error> {
                  UNION ALL \
                  SELECT NULL, quote_literal(gid), extract(epoch FROM now() - prepared)::int8 \
                  FROM pg_prepared_xacts) AS open \
-             ORDER BY seconds DESC LIMIT 5",
+             ORDER BY seconds DESC NULLS LAST LIMIT 5",
             &[],
         )
         .await?;

@@ -32,7 +32,7 @@ pub struct CleanupConfig {
 }
 
 /// Pages of one piece: 8 MiB.
-const PAGES: i64 = 1024;
+pub(super) const PAGES: i64 = 1024;
 /// The first run does not wait for longer than this.
 const FIRST_AFTER: Duration = Duration::from_mins(1);
 /// Rests are so many times as long as what they follow.

@@ -13,14 +13,12 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::cleanup::gently;
+use super::cleanup::{PAGES, gently};
 use super::removal::{Removal, Span};
 use crate::postgres::{Error, Heap, quote_ident};
 
 /// What keeps everything out of a partition that was not sent, for the time that it takes to look.
 pub(super) const CONSTRAINT: &str = "outboxd_cleanup";
-/// Pages that are looked at at once: 8 MiB.
-const PAGES: i64 = 1024;
 /// How often a lock is tried for that is not to be waited for.
 const TRIES: u32 = 10;
 /// Between two tries.

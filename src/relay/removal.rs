@@ -11,7 +11,7 @@ use super::unsent::Unsent;
 use crate::outbox::EventMap;
 use crate::outbox::columns::{Field, Kind, LayoutColumn};
 use crate::outbox::status::{Mode, StatusMap};
-use crate::postgres::{Heap, TableName, quote_ident, quote_literal};
+use crate::postgres::{Heap, OutboxTable, TableName, quote_ident, quote_literal};
 
 /// Longer than PostgreSQL's times reach back.
 const AFTER_MAX: f64 = 1.0e11;
@@ -166,12 +166,10 @@ impl Removal {
     /// This relay still has its place, and the name still is the table's.
     fn is_ours(&self) -> String {
         let Self { relay_id, epoch, oid, table, .. } = self;
-        let (schema, name) = (quote_literal(&table.schema), quote_literal(&table.name));
+        let is_called = OutboxTable::is_called(*oid, table);
         format!(
-            "EXISTS (SELECT FROM outboxd.relay r, pg_class c \
-             JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE r.relay_id = {relay_id} AND r.epoch = {epoch} \
-               AND c.oid = {oid} AND c.relname = {name} AND n.nspname = {schema})"
+            "EXISTS (SELECT FROM outboxd.relay r WHERE r.relay_id = {relay_id} AND r.epoch = {epoch} \
+             AND {is_called})"
         )
     }
 

@@ -77,12 +77,7 @@ impl Target {
         if !self.has_table() {
             return "true".to_owned();
         }
-        let (schema, name) = (quote_literal(&self.name.schema), quote_literal(&self.name.name));
-        format!(
-            "EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.oid = {} AND c.relname = {name} AND n.nspname = {schema})",
-            self.oid
-        )
+        OutboxTable::is_called(self.oid, &self.name)
     }
 
     /// `$1 $2` new position, `$3` relay, `$4` epoch, `$5 $6` old position, `$7` what may be

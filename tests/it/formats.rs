@@ -10,18 +10,6 @@ use crate::support::wait::{SOON, eventually};
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-fn text(record: &Record) -> &str {
-    std::str::from_utf8(record.value.as_deref().unwrap()).unwrap()
-}
-
-fn headers(record: &Record) -> Vec<(&str, Option<&str>)> {
-    let value = |value: &'_ Option<Vec<u8>>| {
-        value.as_deref().map(|it| str::from_utf8(it).unwrap().to_owned())
-    };
-    let owned = record.headers.iter().map(|(name, it)| (name.as_str(), value(it)));
-    owned.map(|(name, value)| (name, value.map(|text| &*text.leak()))).collect()
-}
-
 /// What a row of our own table becomes.
 async fn published(format: &str, more: &[(&str, &str)]) -> (Record, String) {
     let small = Small::new("format").await;
@@ -50,9 +38,9 @@ const PAYLOAD: &str = r#"{"a": [1.10, "ü", null], "b": 1}"#;
 async fn a_cloudevent_can_be_its_headers_and_the_payload() {
     let more = [("envelope.source", "https://shop.example/orders")];
     let (record, id) = published("cloudevents-binary", &more).await;
-    assert_eq!(text(&record), PAYLOAD);
+    assert_eq!(record.text(), PAYLOAD);
     assert_eq!(
-        headers(&record),
+        record.texts(),
         [
             ("ce_specversion", Some("1.0")),
             ("ce_id", Some(id.as_str())),
@@ -73,9 +61,9 @@ async fn a_cloudevent_can_be_one_piece_of_json() {
     let expected = format!(
         r#"{{"specversion":"1.0","id":"{id}","source":"/outboxd","type":"OrderCreated","subject":"order/o-1","time":"2026-11-21T06:00:00.25Z","datacontenttype":"application/json","data":{PAYLOAD}}}"#
     );
-    assert_eq!(text(&record), expected);
+    assert_eq!(record.text(), expected);
     assert_eq!(
-        headers(&record),
+        record.texts(),
         [
             ("content-type", Some("application/cloudevents+json; charset=UTF-8")),
             ("n", Some("7")),
@@ -87,10 +75,10 @@ async fn a_cloudevent_can_be_one_piece_of_json() {
 #[tokio::test]
 async fn debezium_s_records_are_the_payload_and_an_id() {
     let (record, id) = published("debezium", &[]).await;
-    assert_eq!(text(&record), PAYLOAD);
+    assert_eq!(record.text(), PAYLOAD);
     let own = [("n", Some("7")), ("traceparent", Some(TRACEPARENT))];
     let expected = [("id", Some(id.as_str())), own[0], own[1]];
-    assert_eq!(headers(&record), expected);
+    assert_eq!(record.texts(), expected);
 
     let more = [
         ("envelope.headers", r#"["id", "eventType=event_type", "tenant=tenant_id"]"#),
@@ -102,14 +90,14 @@ async fn debezium_s_records_are_the_payload_and_an_id() {
     ];
     let (record, id) = published("debezium", &more).await;
     let expected = format!(r#"{{"payload":{PAYLOAD},"type":"OrderCreated","v":1}}"#);
-    assert_eq!(text(&record), expected);
+    assert_eq!(record.text(), expected);
     let id = format!("{id:?}");
     let chosen = [
         ("id", Some(id.as_str())),
         ("eventType", Some("\"OrderCreated\"")),
         ("tenant", Some("null")),
     ];
-    assert_eq!(headers(&record)[..3], chosen);
+    assert_eq!(record.texts()[..3], chosen);
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ async fn a_message_becomes_the_record_that_a_row_would_become() {
          \"aggregate_id\":\"7\",\"aggregate_type\":\"order\",\"payload\":{payload}}}",
         messages.topic
     );
-    assert_eq!(String::from_utf8(record.value.clone().unwrap()).unwrap(), expected);
+    assert_eq!(record.text(), expected);
     assert_eq!(record.key(), "k\"1");
     for (name, value) in [("event_id", "e-1"), ("dedup_key", "d"), ("trace", "x"), ("n", "1")] {
         assert_eq!(record.header(name), Some(value), "{name}");

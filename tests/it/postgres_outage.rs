@@ -93,6 +93,24 @@ async fn s23_what_blocks_the_slot_is_named_within_a_deadline() {
     assert_eq!(slots, 1, "the attempts left no slot behind");
 }
 
+/// The relay's role does not see since when sessions of others are in their transactions.
+#[tokio::test]
+async fn s23_a_session_that_blocks_the_slot_is_named_to_a_role_without_rights() {
+    let server = TempPostgres::start(&pg_bin(), &[]).unwrap();
+    let database = Database::new_at(&server.url("postgres"), "s23_role").await;
+    database.execute("CREATE ROLE plain LOGIN REPLICATION IN ROLE outboxd").await;
+    let writer = database.connect().await;
+    writer.batch_execute("SET application_name = 'a-long-job'; BEGIN").await.unwrap();
+    writer.batch_execute("CREATE TABLE left_open (n int)").await.unwrap();
+    let plain = database.url.replace("postgres@", "plain@");
+    let options = RelayOptions::new(&database, &Kafka::shared()).set("postgres.url", &plain);
+    let (code, _, said) = options.command_output(&["slot", "create"]);
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("OBX-2033") && said.contains("(postgres"), "{said}");
+    writer.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(options.command_output(&["slot", "create"]).0, 0);
+}
+
 /// `synchronous_standby_names = '*'` makes our walsender a synchronous standby: commits would wait
 /// for us, and we for our own.
 #[tokio::test]

@@ -32,7 +32,7 @@ async fn an_envelope_says_everything_that_is_known_of_the_event() {
     let expected = format!(
         r#"{{"event_id":"{id}","event_type":"OrderCreated","topic":"{topic}","schema_version":3,"occurred_at":"2026-11-21T06:00:00.25Z","tenant_id":"acme","aggregate_id":"o-1","aggregate_type":"order","payload":{{"a": [1.10, "ü", null], "b": 1}}}}"#
     );
-    assert_eq!(std::str::from_utf8(record.value.as_deref().unwrap()).unwrap(), expected);
+    assert_eq!(record.text(), expected);
     assert_eq!(record.key(), "p-1");
     assert_eq!(record.partition, Placement::of_key(b"p-1").partition(6), "as Java clients choose");
     let names: Vec<_> = record.headers.iter().map(|(name, _)| name.as_str()).collect();

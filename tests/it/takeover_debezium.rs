@@ -71,7 +71,7 @@ impl Writer {
 }
 
 fn number(record: &Record) -> usize {
-    std::str::from_utf8(record.value.as_deref().unwrap()).unwrap().parse().unwrap()
+    record.text().parse().unwrap()
 }
 
 /// How often each row is there. Each must be; of each key the first copies must be in order.

@@ -1,10 +1,9 @@
 //! Keys of what is published: topics, formats, headers.
 
 use super::super::key::{Key, Kind, key};
+use crate::outbox::Format;
 use Kind::{Boolean, Choice, List, Table, Text};
 
-const FORMATS: &[&str] =
-    &["envelope", "payload", "cloudevents-binary", "cloudevents-structured", "debezium"];
 const CONVERTERS: &[&str] = &["text", "json"];
 
 pub(super) const KEYS: &[Key] = &[
@@ -48,7 +47,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "envelope.format",
-        Choice(FORMATS),
+        Choice(&Format::NAMES),
         "\"envelope\"",
         "The record: JSON around the payload (envelope), the payload alone (payload), a CloudEvent in either mode, or what Debezium's outbox event router makes (debezium).",
     ),

@@ -44,6 +44,12 @@ impl Format {
         Format::Debezium,
     ];
 
+    /// The names of all in the configuration.
+    pub const NAMES: [&str; 5] = {
+        let [a, b, c, d, e] = Self::ALL;
+        [a.name(), b.name(), c.name(), d.name(), e.name()]
+    };
+
     /// Its name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {

@@ -87,7 +87,7 @@ impl Verdict {
                 continue;
             };
             let place = (record.topic.as_str(), record.key());
-            let value = std::str::from_utf8(record.value.as_deref().unwrap()).unwrap();
+            let value = record.text();
             let is_same = place == (event.topic.as_str(), event.key.as_str())
                 && value.ends_with(&format!(",\"payload\":{}}}", event.payload));
             if !is_same {
@@ -197,10 +197,7 @@ pub fn redelivered(records: &[Record]) -> HashSet<String> {
 /// Holds Kafka against the truth, as they are now.
 pub async fn verdict(database: &Database, kafka: &Kafka, workload: &Workload) -> Verdict {
     let truth = truth(database).await;
-    let topics = workload.topic_names();
-    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
-    let records = kafka.read(&topics);
-    Verdict::new(&truth, &records)
+    Verdict::new(&truth, &workload.records(kafka))
 }
 
 /// Waits until no committed event of the workload is without its SENT.

@@ -39,6 +39,16 @@ impl Record {
         std::str::from_utf8(self.key.as_deref().unwrap()).unwrap()
     }
 
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(self.value.as_deref().unwrap()).unwrap()
+    }
+
+    /// Its headers, in their order.
+    pub fn texts(&self) -> Vec<(&str, Option<&str>)> {
+        let text = |value| std::str::from_utf8(value).unwrap();
+        self.headers.iter().map(|(name, value)| (&**name, value.as_deref().map(text))).collect()
+    }
+
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(self.value.as_deref().unwrap()).unwrap()
     }

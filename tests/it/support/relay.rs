@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::interval;
 
 use super::conduct::{Takes, descriptors, leaks, with_secret};
 use super::database::Database;
@@ -133,9 +134,8 @@ impl RelayOptions {
 
     /// The same where much is to be swept first.
     pub async fn start_sweeping(&self) -> Relay {
-        let relay = self.start();
-        eventually("the sweep to end", LATER, || async { relay.get("/readyz").await.0 == 200 })
-            .await;
+        let mut relay = self.start();
+        relay.wait_until_ready_within(LATER).await;
         relay
     }
 }
@@ -217,14 +217,18 @@ impl Relay {
     }
 
     pub async fn wait_until_ready(&mut self) {
-        let deadline = std::time::Instant::now() + SOON;
+        self.wait_until_ready_within(SOON).await;
+    }
+
+    async fn wait_until_ready_within(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut ticks = interval(Duration::from_millis(10));
         while self.get("/readyz").await.0 != 200 {
             let ended = self.child.try_wait().unwrap();
-            let is_late = std::time::Instant::now() > deadline;
-            if ended.is_some() || is_late {
+            if ended.is_some() || Instant::now() > deadline {
                 panic!("the relay is not ready ({ended:?}):\n{}", self.logged().join("\n"));
             }
-            tokio::task::yield_now().await;
+            ticks.tick().await;
         }
         self.descriptors_when_ready = descriptors(self.child.id());
     }

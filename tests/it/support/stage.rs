@@ -89,9 +89,7 @@ impl Stage {
 
     /// Every record of the workload's topics.
     pub fn records(&self) -> Vec<Record> {
-        let topics = self.workload.topic_names();
-        let topics: Vec<_> = topics.iter().map(String::as_str).collect();
-        self.kafka.read(&topics)
+        self.workload.records(&self.kafka)
     }
 
     /// The events that are confirmed and that Kafka does not have.

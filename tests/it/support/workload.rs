@@ -13,7 +13,7 @@ use tokio::time::interval;
 use tokio_postgres::Client;
 
 use super::database::{Database, try_connect};
-use super::records::Kafka;
+use super::records::{Kafka, Record};
 
 /// What to write.
 #[derive(Clone)]
@@ -55,6 +55,12 @@ impl Workload {
     pub fn topic_names(&self) -> Vec<String> {
         let topics = (0..self.topics).map(|topic| format!("{}{topic}", self.prefix));
         topics.chain([self.line()]).collect()
+    }
+
+    /// What is in its topics.
+    pub fn records(&self, kafka: &Kafka) -> Vec<Record> {
+        let topics = self.topic_names();
+        kafka.read(&topics.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The topic of one partition and one key.
