@@ -65,44 +65,57 @@ pub async fn measure(
     let best = plan.events as f64 / took.as_secs_f64();
     report(&mut figures, shape, "pg_recvlogical", best, best, None, None);
 
-    for mode in &plan.modes {
-        for per_key in &plan.per_key {
-            let name =
-                if *per_key == 1 { mode.clone() } else { format!("{mode}, {per_key} per key") };
-            let slot = copy(&database, &base, &format!("{mode}_{per_key}")).await;
-            let options = RelayOptions::new(&database, kafka)
-                .set("relay.id", &slot)
-                .set("postgres.slot", &slot)
-                .set("outbox.start", "stream")
-                .set("outbox.status.mode", mode)
-                .set("kafka.max_in_flight_per_key", &per_key.to_string());
-            let began = Instant::now();
-            let relay = options.start();
-            let processed = || async {
-                let count = relay.metric("events_processed_total").await;
-                (count >= plan.events as f64).then_some(())
-            };
-            until("the backlog to be settled", LIMIT, processed).await;
-            let took = began.elapsed();
-            let (cpu, (_, peak)) = (relay.cpu(), relay.memory());
-            let rate = plan.events as f64 / took.as_secs_f64();
-            let cost = cpu.as_secs_f64() * 1e6 / plan.events as f64;
-            report(
-                &mut figures,
-                shape,
-                &format!("outboxd, {name}"),
-                rate,
-                best,
-                Some(cost),
-                Some(peak),
-            );
-            assert_eq!(relay.stop().await, 0);
+    for (number, (name, settings)) in contenders(plan, shape).into_iter().enumerate() {
+        let slot = copy(&database, &base, &number.to_string()).await;
+        let mut options = RelayOptions::new(&database, kafka)
+            .set("relay.id", &slot)
+            .set("postgres.slot", &slot)
+            .set("outbox.start", "stream");
+        for (key, value) in settings {
+            options = options.set(key, &value);
         }
+        let began = Instant::now();
+        let relay = options.start();
+        let processed = || async {
+            let count = relay.metric("events_processed_total").await;
+            (count >= plan.events as f64).then_some(())
+        };
+        until("the backlog to be settled", LIMIT, processed).await;
+        let took = began.elapsed();
+        let (cpu, (_, peak)) = (relay.cpu(), relay.memory());
+        let rate = plan.events as f64 / took.as_secs_f64();
+        let cost = cpu.as_secs_f64() * 1e6 / plan.events as f64;
+        let contender = format!("outboxd, {name}");
+        report(&mut figures, shape, &contender, rate, best, Some(cost), Some(peak));
+        assert_eq!(relay.stop().await, 0);
     }
     database.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
     let name = database.name.clone();
     database.drop(&name).await;
     figures
+}
+
+/// What is compared, and how each is configured.
+fn contenders(plan: &Plan, shape: Shape) -> Vec<(String, Vec<(&'static str, String)>)> {
+    let mut found = Vec::new();
+    for mode in &plan.modes {
+        for per_key in &plan.per_key {
+            let name = match per_key {
+                1 => mode.clone(),
+                more => format!("{mode}, {more} per key"),
+            };
+            let per_key = ("kafka.max_in_flight_per_key", per_key.to_string());
+            found.push((name, vec![("outbox.status.mode", mode.clone()), per_key]));
+        }
+    }
+    // What a format costs is the same in every shape, and shows best without statuses.
+    if (shape.rows, shape.keys) == (10, 10_000) {
+        let none = ("outbox.status.mode", "none".to_owned());
+        let as_format =
+            |it: &String| (it.clone(), vec![none.clone(), ("envelope.format", it.clone())]);
+        found.extend(plan.formats.iter().map(as_format));
+    }
+    found
 }
 
 fn report(

@@ -29,6 +29,7 @@ mod latency;
 mod support;
 
 use outboxd::demo::TempPostgres;
+use outboxd::outbox::Format;
 use support::broker::Broker;
 
 /// What to measure.
@@ -36,6 +37,7 @@ pub struct Plan {
     pub events: u64,
     pub shapes: Vec<backlog::Shape>,
     pub modes: Vec<String>,
+    pub formats: Vec<String>,
     pub per_key: Vec<u32>,
     pub rates: Vec<u64>,
     pub seconds: u64,
@@ -64,6 +66,7 @@ fn main() {
             .map(|shape| backlog::Shape::parse(shape))
             .collect(),
         modes: words("modes", "none,ledger,update,delete"),
+        formats: words("formats", &Format::NAMES.join(",")),
         per_key: words("per-key", "1").iter().map(|count| count.parse().unwrap()).collect(),
         rates: words("rates", "1000,5000").iter().map(|rate| rate.parse().unwrap()).collect(),
         seconds: number("seconds", 30),
