@@ -175,6 +175,24 @@ impl StatusConfig {
     }
 }
 
+impl StatusMap {
+    /// Whether a row can show that its event failed.
+    pub fn shows_failures(&self) -> bool {
+        let Self { status, attempts, next_attempt_at, last_error, .. } = self;
+        status.is_some() || [attempts, next_attempt_at, last_error].into_iter().any(Option::is_some)
+    }
+
+    /// Whether rows ever say that their events were sent: in the modes that leave rows alone, those
+    /// that said that they failed.
+    pub fn writes_sent(&self) -> bool {
+        match self.mode {
+            Mode::Update => true,
+            Mode::Ledger | Mode::None => self.shows_failures(),
+            Mode::Delete => false,
+        }
+    }
+}
+
 impl Pending<LayoutColumn> {
     pub(super) fn bind(&self, relation: &Relation) -> Result<Pending<usize>, BindError> {
         Ok(match self {

@@ -29,6 +29,7 @@ mod demo;
 mod doctor;
 mod effects;
 mod embedding;
+mod failed_then_sent;
 mod failover;
 mod failpoints;
 mod faults_acl;
