@@ -343,28 +343,26 @@ async fn privilege_findings(
 ) -> Result<Vec<Finding>, Error> {
     let mut needed: Vec<(String, String, String)> = Vec::new();
     let outbox = table.name.to_string();
-    let columns = [
-        status.status.as_ref().map(|(column, _)| column),
-        status.sent_at.as_ref(),
-        status.sent_flag.as_ref(),
-        status.attempts.as_ref(),
-        status.next_attempt_at.as_ref(),
-        status.last_error.as_ref(),
-    ];
-    match status.mode {
-        Mode::Update => {
-            for column in columns.into_iter().flatten() {
-                let column = &column.name;
-                needed.push((outbox.clone(), "UPDATE".to_owned(), column.clone()));
-            }
-            needed.push((outbox.clone(), "SELECT".to_owned(), String::new()));
+    let mut need = |right: &str, column: &str| {
+        let right = (outbox.clone(), right.to_owned(), column.to_owned());
+        if !needed.contains(&right) {
+            needed.push(right);
         }
-        Mode::Delete | Mode::Ledger | Mode::None => {}
+    };
+    // Failures are shown in every mode: the first one is no time to find out.
+    let written = status.written();
+    for column in &written {
+        need("UPDATE", &column.name);
+    }
+    if !written.is_empty() {
+        need("SELECT", "");
     }
     if cleans || status.mode == Mode::Delete {
+        need("SELECT", "");
+        need("DELETE", "");
         // To lock a row, PostgreSQL asks for UPDATE of some column.
-        for right in ["SELECT", "DELETE", "UPDATE"] {
-            needed.push((outbox.clone(), right.to_owned(), String::new()));
+        if written.is_empty() {
+            need("UPDATE", "");
         }
     }
     let mut findings = Vec::new();
