@@ -7,11 +7,14 @@ use tokio::time::{Instant, sleep};
 
 use super::slot::{confirmed, in_use};
 use super::{CommandResult, Output, print_json};
+use crate::ack::Ordinal;
 use crate::config::Config;
 use crate::failure::{Code, Failure};
 use crate::lsn::Lsn;
 use crate::postgres::{Publication, Slot, SqlSession};
-use crate::relay::{Outbox, Reconciler, RelayConfig, file_sweep, give_up_stream, preflight};
+use crate::relay::{
+    Outbox, Reconciler, RelayConfig, Rescheduler, file_sweep, give_up_stream, preflight,
+};
 use crate::status::{RelayRow, Sweep};
 
 /// How long the relay may take to come past what is there now.
@@ -26,6 +29,8 @@ struct Report {
     /// Unsent, and not known to the relay.
     missed: usize,
     events: Vec<String>,
+    /// Scheduled events whose rows say an earlier time by now, or are gone.
+    earlier: usize,
     /// Whether a relay runs. If none does, the stream may still bring some of them.
     running: bool,
     healed: bool,
@@ -65,14 +70,22 @@ pub(super) async fn reconcile(
     let row = row.map_err(|error| config.failure_of(&error, "reconcile"))?;
     let events = find(&config, &session, &outbox, row.is_none()).await?;
     let running = row.is_none();
-    let mut report = Report { missed: events.len(), events, running, healed: false };
+    let mut rescheduler = Rescheduler::new(&config, &outbox);
+    let late = find_late(&config, &session, rescheduler.as_mut()).await?;
+    let (missed, earlier) = (events.len(), late.len());
+    let mut report = Report { missed, events, earlier, running, healed: false };
     if !output.is_json() {
         print_text(&report);
     }
     // Where no relay runs, a new publication has to be accepted even if nothing was missed.
-    let is_due = heal && (report.missed > 0 || !running);
+    let is_due = heal && (report.missed + report.earlier > 0 || !running);
     if is_due && (yes || confirmed("Publish them? [y/N] ")) {
+        if let Some(rescheduler) = &rescheduler {
+            let asked = rescheduler.ask(&session.client, &late).await;
+            asked.map_err(|error| config.failure_of(&error, "heal"))?;
+        }
         match &row {
+            None if report.missed == 0 => {}
             None => {
                 let reconciler = Reconciler::new(&outbox.unsent(&config));
                 let healed = reconciler.heal(&session.client, &report.events).await;
@@ -133,6 +146,27 @@ async fn find(
     reconciler.missed(client, &candidates).await.map_err(failed)
 }
 
+/// The scheduled events that would be looked at too late.
+async fn find_late(
+    config: &RelayConfig,
+    session: &SqlSession,
+    rescheduler: Option<&mut Rescheduler>,
+) -> Result<Vec<Ordinal>, Failure> {
+    let mut found = Vec::new();
+    if let Some(rescheduler) = rescheduler {
+        loop {
+            let part = rescheduler.look(&session.client).await;
+            let (late, is_last) =
+                part.map_err(|error| config.failure_of(&error, "look at scheduled events"))?;
+            found.extend(late);
+            if is_last {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Leaves it to the next start. A publication that was made anew cannot be read by a slot that is
 /// older; one that is the same, with the table in it again, can.
 async fn file(
@@ -154,6 +188,12 @@ async fn file(
 }
 
 fn print_text(report: &Report) {
+    if report.earlier > 0 {
+        println!(
+            "the rows of {} scheduled events say an earlier time by now, or are gone",
+            report.earlier
+        );
+    }
     if report.events.is_empty() {
         println!("every row that is unsent is known to the relay");
         return;

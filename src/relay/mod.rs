@@ -36,6 +36,7 @@ mod recover;
 mod redeem;
 mod removal;
 mod report;
+mod reschedule;
 mod schedule;
 
 mod session;
@@ -60,6 +61,7 @@ pub use held::DeadLetterConfig;
 pub use preflight::{Outbox, Preflight, preflight};
 pub use reconcile::{Reconciler, file_sweep};
 pub use recover::give_up_stream;
+pub use reschedule::Rescheduler;
 pub use session::End;
 pub use settle::SettleConfig;
 pub use trial::{OnExhausted, RetryConfig};
