@@ -13,7 +13,7 @@ use crate::failure::{Code, Failure};
 use crate::lsn::Lsn;
 use crate::postgres::{Publication, Slot, SqlSession};
 use crate::relay::{
-    Outbox, Reconciler, RelayConfig, Rescheduler, file_sweep, give_up_stream, preflight,
+    Finding, Outbox, Reconciler, RelayConfig, Rescheduler, file_sweep, give_up_stream, preflight,
 };
 use crate::status::{RelayRow, Sweep};
 
@@ -51,6 +51,9 @@ pub(super) async fn reconcile(
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if !config.status.mode.knows_unsent() && heal {
+        return accept(&config, yes, output).await;
+    }
     if !config.status.mode.knows_unsent() {
         let text = "status mode \"none\" knows no unsent row: there is nothing to compare with";
         return Err(Failure::new(Code::Config, text));
@@ -60,10 +63,7 @@ pub(super) async fn reconcile(
     let found = preflight(&session.client, &config).await;
     let found = found.map_err(|error| config.failure_of(&error, "check the set-up"))?;
     let Some(outbox) = found.outbox else {
-        let finding = found.findings.first();
-        let failure = finding.map(|finding| Failure::new(finding.code, finding.observed.clone()));
-        let gone = || Failure::new(Code::TableMissing, "the outbox table is gone");
-        return Err(failure.unwrap_or_else(gone));
+        return Err(table_gone(&found.findings));
     };
     // If a relay runs, it has the lock.
     let row = RelayRow::take_place(&session.client, &config.id, "outboxd reconcile").await;
@@ -109,6 +109,55 @@ pub(super) async fn reconcile(
         println!("the next start publishes every unsent row before it streams");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn table_gone(findings: &[Finding]) -> Failure {
+    let failure = findings.first().map(|found| Failure::new(found.code, found.observed.clone()));
+    failure.unwrap_or_else(|| Failure::new(Code::TableMissing, "the outbox table is gone"))
+}
+
+/// Where no row says that it is unsent, all that can be mended is that the publication changed: the next
+/// start takes it as it is, and goes on with what the slot has kept.
+async fn accept(config: &RelayConfig, yes: bool, output: Output) -> CommandResult {
+    let session = SqlSession::open(&config.server, "reconcile").await;
+    let session = session.map_err(|error| config.failure_of(&error, "connect"))?;
+    let (client, doing) = (&session.client, "accept the publication");
+    let failed = |error| config.failure_of(&error, doing);
+    let found = preflight(client, config).await.map_err(failed)?;
+    if found.outbox.is_none() {
+        return Err(table_gone(&found.findings));
+    }
+    let row =
+        RelayRow::take_place(client, &config.id, "outboxd reconcile").await.map_err(failed)?;
+    let row = row.ok_or_else(|| in_use(config))?;
+    if is_another(&row, found.publication.as_ref()) {
+        let text = format!("publication \"{}\" is not there, or was made anew", config.publication);
+        return Err(config.told(Failure::new(Code::PublicationLost, text)));
+    }
+    let question =
+        "Take the publication as it is? What it left out meanwhile is not published [y/N] ";
+    let healed = yes || confirmed(question);
+    if healed {
+        let detail = serde_json::json!({"publication": "accepted"});
+        RelayRow::audit(client, &config.id, "reconcile", &detail).await.map_err(failed)?;
+        RelayRow::forget_publication(client, &config.id, row.epoch).await.map_err(failed)?;
+    }
+    if output.is_json() {
+        print_json(&Report { healed, ..Report::default() });
+    } else if healed {
+        println!("the next start takes the publication as it is");
+    } else {
+        println!("nothing was changed");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the publication is not the one that the slot was read with, however it looks.
+fn is_another(row: &RelayRow, publication: Option<&Publication>) -> bool {
+    let oid = |fingerprint: &str| fingerprint.split(':').next().map(str::to_owned);
+    let known = row.publication.as_deref().and_then(oid);
+    let now = publication.and_then(|publication| oid(&publication.fingerprint));
+    known.is_some() && known != now
 }
 
 /// The rows that were missed, in the order of a sweep.
@@ -175,11 +224,8 @@ async fn file(
     row: &RelayRow,
     publication: Option<&Publication>,
 ) -> Result<bool, crate::postgres::Error> {
-    let oid = |fingerprint: &str| fingerprint.split(':').next().map(str::to_owned);
-    let known = row.publication.as_deref().and_then(oid);
-    let now = publication.and_then(|publication| oid(&publication.fingerprint));
     let client = &session.client;
-    if known.is_none() || known == now {
+    if !is_another(row, publication) {
         return file_sweep(client, &config.id, row.epoch).await;
     }
     let detail = serde_json::json!({"publication": "made anew"});

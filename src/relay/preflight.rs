@@ -225,8 +225,14 @@ fn table_findings(table: &OutboxTable) -> Vec<Finding> {
 }
 
 /// A publication alone does not bring back what was written without it.
-const THEN_RECOVER: &str =
-    "-- then `outboxd slot recover`, so that unsent rows are published from the table";
+fn then_recover(config: &RelayConfig) -> &'static str {
+    match config.status.mode.knows_unsent() {
+        true => "-- then `outboxd slot recover`, so that unsent rows are published from the table",
+        false => {
+            "-- then `outboxd slot recover`; what the slot had not brought is to be written again"
+        }
+    }
+}
 
 fn publication_findings(
     found: &Preflight,
@@ -240,7 +246,7 @@ fn publication_findings(
         if found.slot.is_some() {
             let observed = format!("slot \"{}\" is there, publication {name} is not", config.slot);
             let required = "the publication that the slot was made for";
-            let fix = format!("{create} {THEN_RECOVER}");
+            let fix = format!("{create} {}", then_recover(config));
             return vec![Finding::error(Code::PublicationLost, title, observed, required, fix)];
         }
         if config.create {
@@ -267,7 +273,7 @@ fn publication_findings(
     if !publication.contains_table {
         let add = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
         let (code, fix) = match found.slot {
-            Some(_) => (Code::PublicationLost, format!("{add} {THEN_RECOVER}")),
+            Some(_) => (Code::PublicationLost, format!("{add} {}", then_recover(config))),
             None => (Code::PublicationUnsuitable, add),
         };
         let observed = format!("{name} does not contain {}", table.name);

@@ -55,6 +55,7 @@ mod messages_held;
 mod metrics;
 mod misfits;
 mod negative_control;
+mod no_unsent_rows;
 mod operators;
 mod operators_e2e;
 mod operators_http;
