@@ -3,6 +3,8 @@
 //! A code never changes its meaning; `docs/OPERATING.md` has a section for each. Texts carry names
 //! and numbers, never a payload or a secret.
 
+mod lost;
+
 use std::fmt;
 
 /// A kind of failure. Its number is `OBX-` and four digits.
@@ -243,8 +245,9 @@ impl Code {
                 "run `outboxd migrate` as the table's owner, or create the publication as said"
             }
             Code::PublicationLost => {
-                "rows that were written meanwhile are not in the stream: restore the publication, run \
-                 `outboxd slot recover`, and start again, which publishes every row that is unsent"
+                "rows that were written meanwhile may be missing in the stream: put the publication \
+                 right (`outboxd doctor`), run `outboxd slot recover`, and start again, which publishes \
+                 every row that is unsent"
             }
             Code::PublicationUnsuitable => "change the publication as said",
             Code::SlotMissing => {
@@ -404,18 +407,20 @@ pub struct Failure {
     pub code: Code,
     /// What happened, without a final stop.
     pub message: String,
+    /// What to do, in a sentence: that of the code, where it holds.
+    pub remedy: &'static str,
 }
 
 impl Failure {
     /// A failure with what happened.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), remedy: code.remedy() }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}. {}", self.code, self.message, Sentence(self.code.remedy()))
+        write!(f, "{} {}. {}", self.code, self.message, Sentence(self.remedy))
     }
 }
 

@@ -52,7 +52,7 @@ impl IntoResponse for Refusal {
         let error = json!({
             "code": failure.code.to_string(),
             "message": failure.message,
-            "remedy": failure.code.remedy(),
+            "remedy": failure.remedy,
         });
         (status, Json(json!({ "error": error }))).into_response()
     }

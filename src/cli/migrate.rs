@@ -27,7 +27,7 @@ pub(super) async fn migrate_inbox(config: Config, print: bool) -> CommandResult 
 fn refused(failure: Failure) -> Failure {
     match failure.code {
         Code::SchemaMissing | Code::PostgresRefused | Code::SlotLost => {
-            Failure { code: Code::PostgresRefused, ..failure }
+            Failure::new(Code::PostgresRefused, failure.message)
         }
         _ => failure,
     }

@@ -49,7 +49,7 @@ pub(super) fn run(sources: &Sources, takeover: bool) -> ExitCode {
             tracing::error!(
                 code = %failure.code,
                 error = failure.message,
-                remedy = failure.code.remedy(),
+                remedy = failure.remedy,
                 "halted"
             );
             end_with(&failure)

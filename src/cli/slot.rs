@@ -31,7 +31,7 @@ async fn load(config: &RelayConfig, session: &SqlSession) -> Result<Option<Slot>
 }
 
 fn missing(config: &RelayConfig) -> Failure {
-    Failure::new(Code::SlotMissing, format!("there is no slot \"{}\"", config.slot))
+    config.told(Failure::new(Code::SlotMissing, format!("there is no slot \"{}\"", config.slot)))
 }
 
 async fn show(config: &RelayConfig, session: &SqlSession, output: &Output) -> CommandResult {
@@ -191,6 +191,6 @@ impl RelayConfig {
         let fate = crate::relay::fate_of(error, doing);
         let failure = fate.failure();
         tracing::debug!(error = chain(error), doing, relay = self.id, "command failed");
-        failure.clone()
+        self.told(failure.clone())
     }
 }

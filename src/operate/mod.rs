@@ -60,7 +60,8 @@ impl<'a> Desk<'a> {
         let name = &self.config.slot;
         let slot = Slot::load(&self.session.client, name).await;
         let slot = slot.map_err(|error| failure(&error, "look at the slot"))?;
-        slot.ok_or_else(|| Failure::new(Code::SlotMissing, format!("there is no slot \"{name}\"")))
+        let missing = || Failure::new(Code::SlotMissing, format!("there is no slot \"{name}\""));
+        slot.ok_or_else(|| self.config.told(missing()))
     }
 
     async fn relay_runs(&self) -> Result<bool, Failure> {

@@ -289,6 +289,11 @@ impl Mapping {
         &self.fields[field as usize]
     }
 
+    /// Whether something stands in where the field's column is null.
+    pub fn has_default(&self, field: Field) -> bool {
+        self.get(field).default.is_some()
+    }
+
     /// The column that a field is, if it is one.
     pub fn column(&self, field: Field) -> Option<&LayoutColumn> {
         match &self.get(field).source {

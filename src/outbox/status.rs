@@ -175,6 +175,34 @@ impl StatusConfig {
     }
 }
 
+impl StatusMap {
+    /// Whether a row can show that its event failed.
+    pub fn shows_failures(&self) -> bool {
+        let Self { status, attempts, next_attempt_at, last_error, .. } = self;
+        status.is_some() || [attempts, next_attempt_at, last_error].into_iter().any(Option::is_some)
+    }
+
+    /// Whether rows ever say that their events were sent: in the modes that leave rows alone, those
+    /// that said that they failed.
+    pub fn writes_sent(&self) -> bool {
+        match self.mode {
+            Mode::Update => true,
+            Mode::Ledger | Mode::None => self.shows_failures(),
+            Mode::Delete => false,
+        }
+    }
+
+    /// The columns that the relay writes in one row or another.
+    pub fn written(&self) -> Vec<&LayoutColumn> {
+        let Self { attempts, next_attempt_at, last_error, sent_at, sent_flag, .. } = self;
+        let status = self.status.as_ref().map(|(column, _)| column);
+        let failure = [status, attempts.as_ref(), next_attempt_at.as_ref(), last_error.as_ref()];
+        let sent = [sent_at.as_ref(), sent_flag.as_ref()];
+        let sent = sent.into_iter().filter(|_| self.writes_sent());
+        failure.into_iter().chain(sent).flatten().collect()
+    }
+}
+
 impl Pending<LayoutColumn> {
     pub(super) fn bind(&self, relation: &Relation) -> Result<Pending<usize>, BindError> {
         Ok(match self {
@@ -247,6 +275,28 @@ pub(crate) mod tests {
         assert!(matches!(map.pending, Pending::IsNull(_)));
         let map = config(Mode::None).compile(&layout(&[])).unwrap();
         assert_eq!(map.pending, Pending::Always);
+    }
+
+    #[test]
+    fn every_mode_writes_failures_and_only_some_write_what_was_sent() {
+        let own = layout(&[
+            ("status", "text", Kind::Text),
+            ("sent_at", "timestamptz", Kind::TimestampTz),
+        ]);
+        let bare = layout(&[("sent_at", "timestamptz", Kind::TimestampTz)]);
+        let both: &[&str] = &["status", "sent_at"];
+        for (mode, of_own, of_bare) in [
+            (Mode::Update, both, &both[1..]),
+            (Mode::Ledger, both, &[]),
+            (Mode::None, both, &[]),
+            (Mode::Delete, &both[..1], &[]),
+        ] {
+            for (layout, expected) in [(&own, of_own), (&bare, of_bare)] {
+                let map = config(mode).compile(layout).unwrap();
+                let written: Vec<_> = map.written().iter().map(|c| c.name.clone()).collect();
+                assert_eq!(written, expected, "{mode:?}");
+            }
+        }
     }
 
     #[test]

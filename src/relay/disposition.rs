@@ -96,9 +96,9 @@ pub(super) fn of_store(error: &StoreError) -> Fate {
                         | Code::SchemaMissing
                 ) =>
             {
-                Fate::Halt(Failure { code: Code::StatusWrite, ..failure })
+                Fate::Halt(Failure::new(Code::StatusWrite, failure.message))
             }
-            Fate::StandBy(failure) => Fate::Halt(Failure { code: Code::StatusWrite, ..failure }),
+            Fate::StandBy(failure) => Fate::Halt(Failure::new(Code::StatusWrite, failure.message)),
             fate @ (Fate::Reconnect(_) | Fate::Halt(_)) => fate,
         },
     }

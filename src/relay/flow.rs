@@ -173,7 +173,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             event_id = id,
             code = %failure.code,
             error = failure.message,
-            remedy = failure.code.remedy(),
+            remedy = failure.remedy,
             "an event cannot be published"
         );
         self.publisher.count_failed();
@@ -206,7 +206,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
                 event_id = self.settler.id(seq),
                 code = %failure.code,
                 error = failure.message,
-                remedy = failure.code.remedy(),
+                remedy = failure.remedy,
                 "an event was refused; its key waits"
             );
         }

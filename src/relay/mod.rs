@@ -36,6 +36,7 @@ mod recover;
 mod redeem;
 mod removal;
 mod report;
+mod reschedule;
 mod schedule;
 
 mod session;
@@ -60,6 +61,7 @@ pub use held::DeadLetterConfig;
 pub use preflight::{Outbox, Preflight, preflight};
 pub use reconcile::{Reconciler, file_sweep};
 pub use recover::give_up_stream;
+pub use reschedule::Rescheduler;
 pub use session::End;
 pub use settle::SettleConfig;
 pub use trial::{OnExhausted, RetryConfig};
@@ -178,6 +180,14 @@ impl RelayConfig {
         NewSlot { name: &self.slot, failover }
     }
 
+    /// The failure, with what can be done about it where this relay works.
+    pub fn told(&self, failure: Failure) -> Failure {
+        match self.status.mode.knows_unsent() {
+            true => failure,
+            false => failure.without_unsent_rows(),
+        }
+    }
+
     /// Whether the relay recovers from such a failure by itself.
     fn recovers(&self, code: Code) -> bool {
         self.on_slot_lost == OnSlotLost::Recover
@@ -239,13 +249,14 @@ pub async fn run<S: Sink + 'static>(
         }
         let wait = match fate {
             Fate::Halt(failure) => {
+                let failure = config.told(failure);
                 board.show_state(State::Halted, Some(&failure));
                 remember(config, "halted", Some(&failure)).await;
                 return Outcome::Halted(failure);
             }
             // After a failure, whoever reads the slot can be our own last session: it is waited for.
             Fate::StandBy(failure) if !config.standby && failures == 0 => {
-                return Outcome::Fenced(Failure { code: Code::Fenced, ..failure });
+                return Outcome::Fenced(Failure::new(Code::Fenced, failure.message));
             }
             Fate::StandBy(failure) => {
                 if said.as_ref() != Some(&failure) {
@@ -266,7 +277,7 @@ pub async fn run<S: Sink + 'static>(
                 tracing::warn!(
                     code = %failure.code,
                     error = failure.message,
-                    remedy = failure.code.remedy(),
+                    remedy = failure.remedy,
                     wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
                     "the session ended; trying again"
                 );

@@ -1,4 +1,5 @@
-//! The patrol: looks for missed rows from time to time, beside a session.
+//! The patrol: looks from time to time for missed rows, and for scheduled ones that are due earlier by
+//! now, beside a session.
 //!
 //! It is an alarm, and must not cost what it guards: each round reads the pages that are new since
 //! the last one, and a part of the others in turn, never the whole table.
@@ -12,6 +13,7 @@ use super::board::float;
 use super::monitor::Sight;
 use super::preflight::Outbox;
 use super::reconcile::{CANDIDATES_MAX, Reconciler};
+use super::reschedule::Rescheduler;
 use super::{ReconcileConfig, RelayConfig};
 use crate::failure::chain;
 use crate::lsn::Lsn;
@@ -31,7 +33,10 @@ pub(super) struct Patrol {
     address: Address,
     table: u32,
     config: ReconcileConfig,
-    reconciler: Reconciler,
+    /// None where nothing tells which rows are unsent.
+    reconciler: Option<Reconciler>,
+    /// None where no row is scheduled.
+    rescheduler: Option<Rescheduler>,
     meters: Meters,
     parts: HashMap<u32, Part>,
     /// What it found missing so far, and is not known to be mended.
@@ -80,7 +85,11 @@ impl Patrol {
         outbox: &Outbox,
         meters: &Meters,
     ) -> Option<Self> {
-        if config.reconcile.interval.is_zero() || !outbox.status.mode.knows_unsent() {
+        let knows_unsent = outbox.status.mode.knows_unsent();
+        let reconciler = knows_unsent.then(|| Reconciler::new(&outbox.unsent(config)));
+        let rescheduler = Rescheduler::new(config, outbox);
+        let is_idle = reconciler.is_none() && rescheduler.is_none();
+        if config.reconcile.interval.is_zero() || is_idle {
             return None;
         }
         Some(Self {
@@ -88,7 +97,8 @@ impl Patrol {
             address: address.clone(),
             table: outbox.table.oid,
             config: config.reconcile,
-            reconciler: Reconciler::new(&outbox.unsent(config)),
+            reconciler,
+            rescheduler,
             meters: meters.clone(),
             parts: HashMap::new(),
             missed: BTreeSet::new(),
@@ -109,9 +119,17 @@ impl Patrol {
     async fn round(&mut self, sights: &mut watch::Receiver<Sight>) -> Result<(), Error> {
         let session = SqlSession::open_at(&self.server, &self.address, "reconcile").await?;
         if let Some(name) = OutboxTable::current_name(&session.client, self.table).await? {
-            self.reconciler.follow(&name);
+            self.reconciler.iter_mut().for_each(|reconciler| reconciler.follow(&name));
+            self.rescheduler.iter_mut().for_each(|rescheduler| rescheduler.follow(&name));
         }
-        let candidates = self.candidates(&session).await?;
+        if let Some(rescheduler) = &mut self.rescheduler {
+            let (late, _) = rescheduler.look(&session.client).await?;
+            rescheduler.ask(&session.client, &late).await?;
+        }
+        let Some(reconciler) = self.reconciler.clone() else {
+            return Ok(());
+        };
+        let candidates = self.candidates(&reconciler, &session).await?;
         if candidates.is_empty() {
             self.meters.missed_events.set(0.0);
             return Ok(());
@@ -123,10 +141,10 @@ impl Patrol {
         if sights.wait_for(is_past).await.is_err() {
             return Ok(());
         }
-        let missed = self.reconciler.missed(&session.client, &candidates).await?;
+        let missed = reconciler.missed(&session.client, &candidates).await?;
         self.report(&missed);
         if self.config.heal && !missed.is_empty() {
-            self.reconciler.heal(&session.client, &missed).await?;
+            reconciler.heal(&session.client, &missed).await?;
         }
         Ok(())
     }
@@ -146,7 +164,11 @@ impl Patrol {
     }
 
     /// Unsent and unknown rows of this round's pages, and those that were missed before.
-    async fn candidates(&mut self, session: &SqlSession) -> Result<Vec<String>, Error> {
+    async fn candidates(
+        &mut self,
+        reconciler: &Reconciler,
+        session: &SqlSession,
+    ) -> Result<Vec<String>, Error> {
         let client = &session.client;
         // A round that takes long is to be a gentle one, not a failure.
         client.batch_execute("SET statement_timeout = '5min'").await?;
@@ -165,7 +187,7 @@ impl Patrol {
         let mut found: Vec<_> = self.missed.iter().cloned().collect();
         for part in self.parts.values_mut() {
             for range in part.ranges(in_turn) {
-                found.extend(self.reconciler.candidates_of(client, &part.holds, range).await?);
+                found.extend(reconciler.candidates_of(client, &part.holds, range).await?);
                 if found.len() > CANDIDATES_MAX {
                     // Far behind, or much is missing: enough for one round.
                     return Ok(found);

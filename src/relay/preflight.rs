@@ -225,8 +225,14 @@ fn table_findings(table: &OutboxTable) -> Vec<Finding> {
 }
 
 /// A publication alone does not bring back what was written without it.
-const THEN_RECOVER: &str =
-    "-- then `outboxd slot recover`, so that unsent rows are published from the table";
+fn then_recover(config: &RelayConfig) -> &'static str {
+    match config.status.mode.knows_unsent() {
+        true => "-- then `outboxd slot recover`, so that unsent rows are published from the table",
+        false => {
+            "-- then `outboxd slot recover`; what the slot had not brought is to be written again"
+        }
+    }
+}
 
 fn publication_findings(
     found: &Preflight,
@@ -240,7 +246,7 @@ fn publication_findings(
         if found.slot.is_some() {
             let observed = format!("slot \"{}\" is there, publication {name} is not", config.slot);
             let required = "the publication that the slot was made for";
-            let fix = format!("{create} {THEN_RECOVER}");
+            let fix = format!("{create} {}", then_recover(config));
             return vec![Finding::error(Code::PublicationLost, title, observed, required, fix)];
         }
         if config.create {
@@ -267,7 +273,7 @@ fn publication_findings(
     if !publication.contains_table {
         let add = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.name);
         let (code, fix) = match found.slot {
-            Some(_) => (Code::PublicationLost, format!("{add} {THEN_RECOVER}")),
+            Some(_) => (Code::PublicationLost, format!("{add} {}", then_recover(config))),
             None => (Code::PublicationUnsuitable, add),
         };
         let observed = format!("{name} does not contain {}", table.name);
@@ -343,28 +349,26 @@ async fn privilege_findings(
 ) -> Result<Vec<Finding>, Error> {
     let mut needed: Vec<(String, String, String)> = Vec::new();
     let outbox = table.name.to_string();
-    let columns = [
-        status.status.as_ref().map(|(column, _)| column),
-        status.sent_at.as_ref(),
-        status.sent_flag.as_ref(),
-        status.attempts.as_ref(),
-        status.next_attempt_at.as_ref(),
-        status.last_error.as_ref(),
-    ];
-    match status.mode {
-        Mode::Update => {
-            for column in columns.into_iter().flatten() {
-                let column = &column.name;
-                needed.push((outbox.clone(), "UPDATE".to_owned(), column.clone()));
-            }
-            needed.push((outbox.clone(), "SELECT".to_owned(), String::new()));
+    let mut need = |right: &str, column: &str| {
+        let right = (outbox.clone(), right.to_owned(), column.to_owned());
+        if !needed.contains(&right) {
+            needed.push(right);
         }
-        Mode::Delete | Mode::Ledger | Mode::None => {}
+    };
+    // Failures are shown in every mode: the first one is no time to find out.
+    let written = status.written();
+    for column in &written {
+        need("UPDATE", &column.name);
+    }
+    if !written.is_empty() {
+        need("SELECT", "");
     }
     if cleans || status.mode == Mode::Delete {
+        need("SELECT", "");
+        need("DELETE", "");
         // To lock a row, PostgreSQL asks for UPDATE of some column.
-        for right in ["SELECT", "DELETE", "UPDATE"] {
-            needed.push((outbox.clone(), right.to_owned(), String::new()));
+        if written.is_empty() {
+            need("UPDATE", "");
         }
     }
     let mut findings = Vec::new();

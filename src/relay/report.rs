@@ -132,7 +132,7 @@ impl<S: Sink> Publisher<S> {
         let Some(topic) =
             topic.or_else(|| parcel.topic.as_deref().and_then(|t| self.topics.find(t)))
         else {
-            return Ok(());
+            return Err(nowhere(error, parcel.topic.as_deref()));
         };
         // The topic may have other partitions by now.
         let placement = self.placement(seq).unwrap_or(Placement::Fixed(parcel.partition));
@@ -189,6 +189,17 @@ impl<S: Sink> Publisher<S> {
     }
 }
 
+/// A record came back, and nothing tells where it is to go. To forget it would stop its key, and in the
+/// end everything, without a word.
+fn nowhere(error: &SinkError, topic: Option<&str>) -> Fate {
+    if let RecordFate::Session(fate) = of_sink(error, topic.unwrap_or_default()) {
+        return fate;
+    }
+    let named = topic.map_or("no topic".to_owned(), |topic| format!("topic {topic}"));
+    let text = format!("a sink gave back a record of {named}, to which none was sent: {error}");
+    Fate::Halt(Failure::new(Code::EventRefused, text))
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -238,5 +249,23 @@ mod tests {
             assert_eq!(publisher.take_in(report, Instant::now()).is_err(), ends);
             assert_eq!(publisher.held_failed.is_empty(), ends);
         }
+    }
+
+    /// A sink of somebody's own can forget the topic, or name another one.
+    #[test]
+    fn a_record_that_comes_back_without_its_topic_ends_the_session() {
+        for (topic, named) in [(None, "no topic"), (Some("other"), "topic other")] {
+            let parcel = Parcel { topic: topic.map(Into::into), ..Parcel::default() };
+            let error = SinkError::Unavailable("as told".to_owned());
+            let report = Report::Failed { seq: 1, error, parcel };
+            let fate = publisher().take_in(report, Instant::now()).unwrap_err();
+            let Fate::Halt(failure) = fate else { panic!("{fate:?}") };
+            assert_eq!(failure.code, Code::EventRefused);
+            assert!(failure.message.contains(named), "{}", failure.message);
+        }
+        let parcel = Parcel::default();
+        let report = Report::Failed { seq: 1, error: SinkError::Purged, parcel };
+        let fate = publisher().take_in(report, Instant::now()).unwrap_err();
+        assert!(matches!(fate, Fate::Reconnect(_)), "the cause comes first: {fate:?}");
     }
 }

@@ -178,7 +178,7 @@ impl Topics {
             tracing::warn!(
                 code = %failure.code,
                 error = failure.message,
-                remedy = failure.code.remedy(),
+                remedy = failure.remedy,
                 "a topic takes no records; its events are held"
             );
         }

@@ -192,7 +192,7 @@ pub enum Report {
         seq: Seq,
         /// Why.
         error: SinkError,
-        /// What was to be sent, with its topic ([`Record::to_parcel`]).
+        /// What was to be sent, with its topic ([`Record::to_parcel`]): without one the relay halts.
         parcel: Parcel,
     },
     /// What became of a look at a topic.

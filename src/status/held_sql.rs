@@ -150,6 +150,10 @@ pub(super) const UNWRITTEN: &str = "\
      FROM outboxd.held_event WHERE relay_id = $1 AND unwritten AND ordinal > $2 \
      ORDER BY ordinal LIMIT 100";
 
+/// Of `$2` numbers, those whose rows can show a failure. What waits for something else never failed.
+pub(super) const FAILED: &str = "SELECT ordinal FROM outboxd.held_event \
+     WHERE relay_id = $1 AND ordinal = ANY ($2) AND reason IN ('retry', 'dead')";
+
 /// How a row shows a failure: the parts of an UPDATE's SET list.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FailureColumns {

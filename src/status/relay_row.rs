@@ -63,7 +63,7 @@ impl From<&Failure> for LastError {
         Self {
             code: failure.code.to_string(),
             message: failure.message.clone(),
-            remedy: failure.code.remedy().to_owned(),
+            remedy: failure.remedy.to_owned(),
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Target {
     pub(super) id: String,
     pub(super) id_type: String,
     mode: Mode,
-    /// `"status" = 'SENT', "sent_at" = now()`
+    /// `"status" = 'SENT', "sent_at" = now()`; nothing where no row ever says so.
     sent: String,
     /// Whether the events come from a sweep that the stream may repeat: they are noted, so that
     /// the stream leaves them out.
@@ -43,6 +43,9 @@ impl Target {
         if let Some(column) = &status.next_attempt_at {
             sent.push(format!("{} = NULL", quote_ident(&column.name)));
         }
+        if !status.writes_sent() {
+            sent.clear();
+        }
         Self {
             oid: table.oid,
             name: table.name.clone(),
@@ -62,9 +65,17 @@ impl Target {
         Self { name, ..self.clone() }
     }
 
-    /// Whether rows are written at all.
+    /// For events whose rows say that they failed, where the mode leaves rows alone: such a row says
+    /// in the end that its event was sent. None where every row does, or has no column for it.
+    pub(super) fn for_failed(&self) -> Option<Self> {
+        let leaves_rows_alone = matches!(self.mode, Mode::Ledger | Mode::None);
+        (leaves_rows_alone && self.writes_rows())
+            .then(|| Self { mode: Mode::Update, ..self.clone() })
+    }
+
+    /// Whether rows are ever written because their events were sent.
     pub(super) fn writes_rows(&self) -> bool {
-        matches!(self.mode, Mode::Update | Mode::Delete)
+        self.mode == Mode::Delete || !self.sent.is_empty()
     }
 
     /// Whether there are rows at all; otherwise no statement may name the table.
@@ -212,21 +223,23 @@ impl Target {
 
     /// One deferred status, into its row if that can be: `$1` relay, `$2` id. The entry goes when
     /// the row shows it, or when the inserting transaction is visible and the row is not there;
-    /// one that the stream still needs, because a sweep published its event, stays.
+    /// one that the stream still needs, because a sweep published its event, stays, and so does a
+    /// verdict that has no other place.
     pub(super) fn catch_up(&self) -> String {
         let Self { name, id, id_type, .. } = self;
+        let keeps = self.mode == Mode::Ledger;
         let is_same_table = self.is_same_table();
         let shown = self.shown("ARRAY[$2::text]", &is_same_table, true);
         format!(
-            "WITH {shown}, done AS (SELECT l.swept FROM outboxd.ledger l \
+            "WITH {shown}, done AS (SELECT l.swept OR {keeps} AS stays FROM outboxd.ledger l \
              WHERE l.relay_id = $1 AND l.event_id = $2 AND l.unwritten AND {is_same_table} AND ( \
                  EXISTS (SELECT FROM shown) \
                  OR pg_visible_in_snapshot(l.xid, pg_current_snapshot()) \
                     AND NOT EXISTS (SELECT FROM {name} o WHERE o.{id} = $2::text::{id_type}))), \
              kept AS (UPDATE outboxd.ledger l SET unwritten = false FROM done \
-             WHERE l.relay_id = $1 AND l.event_id = $2 AND done.swept), \
+             WHERE l.relay_id = $1 AND l.event_id = $2 AND done.stays), \
              gone AS (DELETE FROM outboxd.ledger l USING done \
-             WHERE l.relay_id = $1 AND l.event_id = $2 AND NOT done.swept) \
+             WHERE l.relay_id = $1 AND l.event_id = $2 AND NOT done.stays) \
              SELECT count(*) FROM done"
         )
     }

@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::batch::EventIds;
-use super::held_sql::{GUARD, LOCK, UNWRITTEN};
+use super::held_sql::{FAILED, GUARD, LOCK, UNWRITTEN};
 use super::held_store as held;
 use super::sql::Target;
 use super::store::{CATCH_UP_TIME, Pass, PgStatusStore, Place, is_a_rows_doing};
@@ -164,9 +164,30 @@ impl PgStatusStore {
         for change in changes.iter().filter(|change| change.became == Became::Sent) {
             sent.push(&change.id, change.xid);
         }
-        let deferred = self.write_statuses(target, &sent).await?;
+        let mut deferred = self.write_statuses(target, &sent).await?;
+        if let Some(target) = target.for_failed() {
+            deferred += self.write_statuses(&target, &self.failed_before(changes).await?).await?;
+        }
         let shows = self.shows_failures();
         held::keep_books(self.client(), &self.relay_id, changes, target.swept, shows).await?;
         Ok(Settled { deferred, ordinals: locked })
+    }
+
+    /// Those that were sent and had failed before.
+    async fn failed_before(&self, changes: &[Change]) -> Result<EventIds, StoreError> {
+        let mut events = EventIds::default();
+        let sent: Vec<&Change> =
+            changes.iter().filter(|change| change.became == Became::Sent).collect();
+        if sent.is_empty() {
+            return Ok(events);
+        }
+        let ordinals: Vec<Ordinal> = sent.iter().map(|change| change.ordinal).collect();
+        let failed = self.client().query(FAILED, &[&self.relay_id, &ordinals]).await;
+        let failed: Vec<Ordinal> =
+            failed.map_err(Error::from)?.iter().map(|row| row.get(0)).collect();
+        for change in sent.into_iter().filter(|change| failed.contains(&change.ordinal)) {
+            events.push(&change.id, change.xid);
+        }
+        Ok(events)
     }
 }

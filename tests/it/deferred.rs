@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use crate::support::small::Small;
 use crate::support::stage::Stage;
+use crate::support::unique;
 use crate::support::wait::{LATER, SOON, eventually, stays};
 
 /// Every third row refuses its status, in every batch, as long as the table `mood` says so.
@@ -106,6 +108,51 @@ async fn mode_delete_works_with_the_rights_that_it_names() {
     .await;
     assert_eq!(relay.stop().await, 0);
     stage.clear().await;
+}
+
+/// A failure is shown in the row in every mode. A right that this needs is asked for at the start, and
+/// not by the first failure.
+#[tokio::test]
+async fn the_rights_to_show_a_failure_are_asked_for_at_the_start_in_every_mode() {
+    let mut small = Small::new("failure_rights").await;
+    small.topic = unique("failure_rights");
+    small.kafka.create_topic(&small.topic, 1, &[("max.message.bytes", "2000")]).await;
+    small.database.execute("ALTER ROLE outboxd PASSWORD 'test'").await;
+    let (_, host) = small.database.url.split_once('@').unwrap();
+    let options = small.options().set("postgres.url", &format!("postgres://outboxd:test@{host}"));
+    let options = options.set("outbox.start", "stream").set("retry.max_attempts", "1000");
+    for (failed, mode) in [(1, "ledger"), (2, "none"), (3, "delete")] {
+        let options = options.clone().set("outbox.status.mode", mode);
+        if mode == "delete" {
+            small.database.execute("GRANT DELETE ON outbox TO outboxd").await;
+        }
+        // What `outboxd migrate` grants is enough.
+        let (code, said, _) = options.command_output(&["doctor"]);
+        assert_eq!(code, 0, "{mode}: {said}");
+        small.database.execute("REVOKE UPDATE (last_error) ON outbox FROM outboxd").await;
+        let grant = "GRANT UPDATE (\"last_error\") ON \"public\".\"outbox\" TO \"outboxd\";";
+        let (code, said, _) = options.command_output(&["doctor"]);
+        assert_eq!((code, said.contains(grant)), (77, true), "{mode}: {said}");
+        let (code, _, said) = options.command_output(&["run"]);
+        assert_eq!((code, said.contains("OBX-2003")), (77, true), "{mode}: {said}");
+        assert!(said.contains(grant), "{mode}: {said}");
+        // A column that is not written needs no right.
+        let without = options.clone().set("outbox.status.last_error", "");
+        assert_eq!(without.command_output(&["doctor"]).0, 0, "{mode}");
+
+        small.database.execute(grant).await;
+        let relay = options.start_ready().await;
+        let payload = format!("{{\"pad\": \"{}\"}}", "x".repeat(4000));
+        small.database.emit("tested", mode, &small.topic, &payload).await;
+        let shown =
+            "SELECT count(*) FROM outbox WHERE status = 'FAILED' AND last_error IS NOT NULL";
+        eventually(format!("{mode}: the failure"), SOON, || async {
+            small.database.count(shown).await == failed
+        })
+        .await;
+        assert_eq!(relay.stop().await, 0);
+    }
+    small.clear().await;
 }
 
 /// What a sweep noted for the stream is forgotten once the position is past it.

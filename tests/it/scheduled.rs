@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::reconcile::report;
 use crate::support::small::Small;
 use crate::support::wait::{SOON, eventually, stays};
 
@@ -117,6 +118,96 @@ async fn a_scheduled_row_is_published_as_it_is_when_due_moved_or_not_at_all() {
     })
     .await;
     small.wait_for_sent(2).await;
+    assert_eq!(relay.stop().await, 0);
+    small.clear().await;
+}
+
+const HOUR: i64 = 3_600_000;
+
+async fn move_to(small: &Small, id: &str, time: &str) {
+    let sql = format!("UPDATE outbox SET scheduled_at = {time} WHERE id = '{id}'");
+    small.database.execute(&sql).await;
+}
+
+async fn holds(small: &Small, id: &str, condition: &str) -> bool {
+    let sql =
+        format!("SELECT count(*) FROM outboxd.held_event WHERE event_id = '{id}' AND {condition}");
+    small.database.count(&sql).await == 1
+}
+
+/// The publication carries no updates: the rows of scheduled events are looked at from time to time.
+#[tokio::test]
+async fn a_row_that_is_moved_to_an_earlier_time_goes_then() {
+    for mode in ["update", "none"] {
+        let small = Small::new("schedule_earlier").await;
+        let options = small.options().set("outbox.status.mode", mode);
+        let options = options.set("outbox.start", "stream").set("reconcile.interval", "200ms");
+        let relay = options.start_ready().await;
+        let soon = schedule(&small, "a", 1, HOUR).await;
+        let never = schedule(&small, "a", 2, HOUR).await;
+        let at_once = schedule(&small, "a", 3, HOUR).await;
+        let deleted = schedule(&small, "a", 4, HOUR).await;
+        let nearer = schedule(&small, "a", 5, 2 * HOUR).await;
+        let left_alone = schedule(&small, "a", 6, HOUR).await;
+        wait_until_held(&small, 6).await;
+        move_to(&small, &never, "'infinity'").await;
+        let sql = format!("SELECT outboxd.retry('{never}')");
+        small.database.execute(&sql).await;
+        eventually("it to be put off for ever", SOON, || {
+            holds(&small, &never, "due_at > '9999-01-01' AND request IS NULL")
+        })
+        .await;
+        move_to(&small, &soon, "now() + interval '1 s'").await;
+        move_to(&small, &never, "now() + interval '2 s'").await;
+        move_to(&small, &at_once, "NULL").await;
+        move_to(&small, &nearer, "scheduled_at - interval '1 hour'").await;
+        let sql = format!("DELETE FROM outbox WHERE id = '{deleted}'");
+        small.database.execute(&sql).await;
+        let records = small.kafka.wait_for(&small.topic, 3).await;
+        let order: Vec<&str> = records.iter().map(|record| record.event_id()).collect();
+        assert_eq!(order, [&at_once, &soon, &never], "{mode}");
+        wait_until_held(&small, 2).await;
+        for id in [&nearer, &left_alone] {
+            eventually("an hour from now", SOON, || {
+                holds(&small, id, "due_at < now() + interval '1 hour'")
+            })
+            .await;
+        }
+        let audit = format!(
+            "SELECT count(*) FROM outboxd.audit \
+             WHERE action = 'schedule cancelled' AND target = '{deleted}'"
+        );
+        assert_eq!(small.database.count(&audit).await, 1);
+        // What was looked at once is not looked at again and again.
+        let asked = "SELECT count(*) FROM outboxd.audit WHERE action = 'reconcile'";
+        let count = small.database.count(asked).await;
+        stays("the audit", Duration::from_secs(1), || async {
+            small.database.count(asked).await == count
+        })
+        .await;
+        assert_eq!(relay.stop().await, 0);
+        small.clear().await;
+    }
+}
+
+#[tokio::test]
+async fn reconcile_finds_scheduled_rows_that_say_an_earlier_time() {
+    let small = Small::new("schedule_reconcile").await;
+    let options = small.options().set("reconcile.interval", "0s");
+    let relay = options.start_ready().await;
+    let moved = schedule(&small, "a", 1, HOUR).await;
+    schedule(&small, "a", 2, HOUR).await;
+    wait_until_held(&small, 2).await;
+    assert_eq!(report(&options, &[])["earlier"], 0);
+    move_to(&small, &moved, "now()").await;
+    let found = report(&options, &[]);
+    assert_eq!((&found["missed"], &found["earlier"]), (&0.into(), &1.into()), "{found}");
+    assert_eq!(held(&small).await, 2, "it only looks");
+    assert_eq!(report(&options, &["--heal", "--yes"])["healed"], true);
+    let records = small.kafka.wait_for(&small.topic, 1).await;
+    assert_eq!(records[0].event_id(), moved);
+    small.wait_for_sent(1).await;
+    assert_eq!(held(&small).await, 1);
     assert_eq!(relay.stop().await, 0);
     small.clear().await;
 }

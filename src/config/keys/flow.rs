@@ -112,7 +112,7 @@ pub(super) const KEYS: &[Key] = &[
         "reconcile.interval",
         Duration,
         "\"5m\"",
-        "How often the relay looks for rows that are unsent and that it does not know of: it warns. What is new is read, and 32 MiB of the rest in turn. 0s: never.",
+        "How often the relay looks for rows that are unsent and that it does not know of: it warns. What is new is read, and 32 MiB of the rest in turn. Also for scheduled rows that say an earlier time by now: they are taken at it. 0s: never.",
     ),
     key("reconcile.heal", Boolean, "false", "Publish such rows, late as they are."),
     key("reconcile.after", Duration, "\"1m\"", "How long a row may be unsent before it counts."),
