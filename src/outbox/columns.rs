@@ -162,6 +162,16 @@ pub struct LayoutColumn {
     pub type_name: String,
     /// What that is to us.
     pub kind: Kind,
+    /// Whether it is a `char(n)`, which PostgreSQL fills up with blanks that mean nothing.
+    pub is_padded: bool,
+}
+
+impl LayoutColumn {
+    /// A column with nothing special.
+    pub fn new(name: &str, type_oid: u32, type_name: &str, kind: Kind) -> Self {
+        let (name, type_name) = (name.to_owned(), type_name.to_owned());
+        Self { name, type_oid, type_name, kind, is_padded: false }
+    }
 }
 
 impl Layout {
@@ -320,10 +330,8 @@ pub(super) mod tests {
     pub(crate) fn layout(columns: &[(&str, &str, Kind)]) -> Layout {
         let column =
             |(place, (name, type_name, kind)): (usize, &(&str, &str, Kind))| LayoutColumn {
-                name: (*name).to_owned(),
-                type_oid: 100 + u32::try_from(place).unwrap(),
-                type_name: (*type_name).to_owned(),
-                kind: *kind,
+                is_padded: type_name.starts_with("character("),
+                ..LayoutColumn::new(name, 100 + u32::try_from(place).unwrap(), type_name, *kind)
             };
         Layout { columns: columns.iter().enumerate().map(column).collect() }
     }

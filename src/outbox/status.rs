@@ -154,7 +154,13 @@ impl StatusConfig {
             return Err(problems);
         }
         let pending = match (&status, &sent_flag, &sent_at) {
-            (Some(column), _, _) => Pending::Label(column.clone(), self.label_pending.clone()),
+            (Some(column), _, _) => {
+                let label = match column.is_padded {
+                    true => self.label_pending.trim_end_matches(' '),
+                    false => &self.label_pending,
+                };
+                Pending::Label(column.clone(), label.to_owned())
+            }
             (None, Some(column), _) => Pending::NotFlagged(column.clone()),
             (None, None, Some(column)) => Pending::IsNull(column.clone()),
             (None, None, None) => Pending::Always,
@@ -190,13 +196,12 @@ impl Pending<LayoutColumn> {
 
 impl Pending<usize> {
     /// Whether a row with these values is to be published.
-    pub(super) fn holds(&self, values: &[Option<&[u8]>]) -> bool {
-        let value = |place: &usize| values.get(*place).copied().flatten();
+    pub(super) fn holds<'v>(&self, value: impl Fn(usize) -> Option<&'v [u8]>) -> bool {
         match self {
             Pending::Always => true,
-            Pending::Label(place, label) => value(place) == Some(label.as_bytes()),
-            Pending::NotFlagged(place) => value(place) != Some(b"t"),
-            Pending::IsNull(place) => value(place).is_none(),
+            Pending::Label(place, label) => value(*place) == Some(label.as_bytes()),
+            Pending::NotFlagged(place) => value(*place) != Some(b"t"),
+            Pending::IsNull(place) => value(*place).is_none(),
         }
     }
 }
@@ -271,14 +276,17 @@ pub(crate) mod tests {
 
     #[test]
     fn rows_say_whether_they_are_to_be_published() {
+        let holds = |pending: &Pending<usize>, values: &[Option<&'static [u8]>]| {
+            pending.holds(|place| values[place])
+        };
         let pending = Pending::Label(1, "NEW".to_owned());
-        assert!(pending.holds(&[None, Some(b"NEW")]));
-        assert!(!pending.holds(&[None, Some(b"SENT")]));
-        assert!(!pending.holds(&[None, None]));
-        assert!(Pending::NotFlagged(0).holds(&[Some(b"f")]));
-        assert!(Pending::NotFlagged(0).holds(&[None]));
-        assert!(!Pending::NotFlagged(0).holds(&[Some(b"t")]));
-        assert!(Pending::IsNull(0).holds(&[None]));
-        assert!(!Pending::IsNull(0).holds(&[Some(b"2026-11-21 06:00:00")]));
+        assert!(holds(&pending, &[None, Some(b"NEW")]));
+        assert!(!holds(&pending, &[None, Some(b"SENT")]));
+        assert!(!holds(&pending, &[None, None]));
+        assert!(holds(&Pending::NotFlagged(0), &[Some(b"f")]));
+        assert!(holds(&Pending::NotFlagged(0), &[None]));
+        assert!(!holds(&Pending::NotFlagged(0), &[Some(b"t")]));
+        assert!(holds(&Pending::IsNull(0), &[None]));
+        assert!(!holds(&Pending::IsNull(0), &[Some(b"2026-11-21 06:00:00")]));
     }
 }

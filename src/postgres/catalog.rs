@@ -170,6 +170,7 @@ impl OutboxTable {
                 type_oid: column.get(1),
                 type_name: column.get(2),
                 kind: kind(&schema, &base, column.get(5), column.get(6)),
+                is_padded: schema == "pg_catalog" && base == "bpchar",
             });
             type_sql.push(format!("{}.{}", quote_ident(&schema), quote_ident(&base)));
         }

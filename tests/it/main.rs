@@ -57,6 +57,7 @@ mod negative_control;
 mod operators;
 mod operators_e2e;
 mod operators_http;
+mod padded;
 mod partitioned;
 mod postgres_outage;
 mod proxies;

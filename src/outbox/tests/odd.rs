@@ -92,6 +92,47 @@ fn tables() -> Vec<Table> {
     tables
 }
 
+/// PostgreSQL fills a `char(n)` up; our statements compare, and their answers hold, what it is as a
+/// text.
+#[test]
+fn what_fills_a_char_up_is_left_out() {
+    let padded = |format| {
+        Table::ours()
+            .retyped("id", "character(40)", Kind::Text)
+            .retyped("aggregate_id", "character(8)", Kind::Text)
+            .retyped("event_type", "character(8)", Kind::Text)
+            .retyped("topic", "character(8)", Kind::Text)
+            .retyped("status", "character(8)", Kind::Text)
+            .retyped("payload", "character(8)", Kind::Text)
+            .with("id", Some("evt-1   "))
+            .with("aggregate_id", Some(" o-1    "))
+            .with("event_type", Some("        "))
+            .with("topic", Some("orders  "))
+            .with("status", Some("PENDING "))
+            .with("payload", Some("1       "))
+            .format(format)
+    };
+    let mut table = padded(Format::Payload);
+    table.config.headers = ["event_id", "type=event_type", "status"].map(str::to_owned).to_vec();
+    let found = table.published();
+    assert_eq!((found.topic.as_str(), found.key.as_deref()), ("orders", Some(" o-1")));
+    let headers: Vec<_> = found.headers.iter().map(|(_, value)| value.as_deref()).collect();
+    assert_eq!(headers, [Some("evt-1"), Some(""), Some("PENDING")]);
+    assert_eq!(text(&found), "1       ", "a payload is never changed");
+    // Debezium publishes the blanks.
+    let mut table = padded(Format::Debezium).with("topic", Some("orders"));
+    table.config.headers = ["id", "event_type"].map(str::to_owned).to_vec();
+    let found = table.published();
+    assert_eq!(found.key.as_deref(), Some(" o-1    "));
+    let headers: Vec<_> = found.headers.iter().map(|(_, value)| value.as_deref()).collect();
+    assert_eq!(headers, [Some("evt-1"), Some("        ")]);
+    for table in [padded(Format::Envelope), padded(Format::Debezium)] {
+        let values: Vec<_> = table.columns.iter().map(|c| c.3.map(str::as_bytes)).collect();
+        assert!(table.mapper().is_pending(&values));
+        assert_eq!(table.mapper().id(&values).as_deref(), Some("evt-1"));
+    }
+}
+
 /// JSON that serialising again would change or refuse.
 const FRAGILE: [&str; 12] = [
     "{}",
