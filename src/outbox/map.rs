@@ -74,7 +74,8 @@ pub(super) enum Timestamp<C> {
 impl EventConfig {
     /// What is wrong with it whatever the table is.
     pub fn problems(&self) -> Vec<MapProblem> {
-        self.route.problems().into_iter().chain(self.format.problems()).collect()
+        let problems = self.columns.problems().into_iter();
+        problems.chain(self.route.problems()).chain(self.format.problems()).collect()
     }
 }
 

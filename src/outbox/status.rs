@@ -117,6 +117,11 @@ impl StatusConfig {
         let mut column = |key, config: &StatusColumn, expected, accepted: &[Kind]| {
             let name = config.name.as_deref()?;
             let problem = match layout.column(name) {
+                Some(column) if column.is_generated => MapProblem::GeneratedStatus {
+                    key,
+                    column: name.to_owned(),
+                    found: column.type_name.clone(),
+                },
                 Some(column) if accepted.contains(&column.kind) => return Some(column.clone()),
                 Some(column) => MapProblem::WrongStatusType {
                     key,
@@ -146,6 +151,7 @@ impl StatusConfig {
             &[Kind::TimestampTz, Kind::Timestamp],
         );
         let last_error = column("last_error", &self.last_error, "text", &[Kind::Text]);
+        problems.extend(status.iter().flat_map(|column| self.bad_labels(column)));
         let nothing = status.is_none() && sent_at.is_none() && sent_flag.is_none();
         if self.mode == Mode::Update && nothing && problems.is_empty() {
             problems.push(MapProblem::NothingToUpdate);
@@ -178,6 +184,34 @@ impl StatusConfig {
             label_retrying: self.label_retrying.clone(),
             pending,
         })
+    }
+}
+
+impl StatusConfig {
+    /// The labels that the column cannot hold, of those that are compared or written.
+    fn bad_labels(&self, column: &LayoutColumn) -> Vec<MapProblem> {
+        let labels = [
+            ("pending", &self.label_pending, true),
+            ("sent", &self.label_sent, self.mode == Mode::Update),
+            ("failed", &self.label_failed, true),
+            ("retrying", &self.label_retrying, true),
+        ];
+        let expected = |label: &String| match column.most_characters() {
+            _ if column.kind == Kind::Enum => {
+                let is_there = column.labels.contains(label);
+                (!is_there).then(|| format!("one of {}", column.labels.join(", ")))
+            }
+            Some(most) if label.chars().count() > most => {
+                Some(format!("at most {most} characters"))
+            }
+            _ => None,
+        };
+        let problem = |(key, label, is_needed): (&'static str, &String, bool)| {
+            let expected = expected(label).filter(|_| is_needed)?;
+            let (column, found) = (column.name.clone(), column.type_name.clone());
+            Some(MapProblem::BadLabel { key, label: label.clone(), column, found, expected })
+        };
+        labels.into_iter().filter_map(problem).collect()
     }
 }
 
@@ -235,7 +269,7 @@ pub(crate) mod tests {
     #[test]
     fn the_most_telling_column_says_what_is_pending() {
         let full = layout(&[
-            ("status", "outboxstatus", Kind::Enum),
+            ("status", "text", Kind::Text),
             ("published", "boolean", Kind::Boolean),
             ("sent_at", "timestamptz", Kind::TimestampTz),
         ]);
@@ -272,6 +306,34 @@ pub(crate) mod tests {
         );
         let nothing = config(Mode::Update).compile(&layout(&[])).unwrap_err();
         assert_eq!(nothing, [MapProblem::NothingToUpdate]);
+    }
+
+    #[test]
+    fn a_label_that_the_column_cannot_hold_is_told_at_start() {
+        let of = |type_name, kind, labels: &[&str], mode| {
+            let mut layout = layout(&[("status", type_name, kind)]);
+            layout.columns[0].labels = labels.iter().map(|&label| label.to_owned()).collect();
+            let problems = config(mode).compile(&layout).err().unwrap_or_default();
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let state = |labels, mode| of("state", Kind::Enum, labels, mode);
+        assert_eq!(state(&["SENT", "PENDING", "X", "FAILED"], Mode::Update), [""; 0]);
+        assert_eq!(state(&["PENDING", "FAILED"], Mode::Ledger), [""; 0], "SENT is not written");
+        assert_eq!(
+            state(&["NEW", "SENT"], Mode::Update),
+            [
+                r#"outbox.status.labels.pending: column "status" is of type state, which cannot be "PENDING"; expected one of NEW, SENT"#,
+                r#"outbox.status.labels.failed: column "status" is of type state, which cannot be "FAILED"; expected one of NEW, SENT"#,
+                r#"outbox.status.labels.retrying: column "status" is of type state, which cannot be "FAILED"; expected one of NEW, SENT"#,
+            ]
+        );
+        assert_eq!(
+            of("character varying(6)", Kind::Text, &[], Mode::Update),
+            [
+                r#"outbox.status.labels.pending: column "status" is of type character varying(6), which cannot be "PENDING"; expected at most 6 characters"#
+            ]
+        );
+        assert_eq!(of("character(7)", Kind::Text, &[], Mode::Update), [""; 0]);
     }
 
     #[test]
