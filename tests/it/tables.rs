@@ -30,8 +30,10 @@ async fn a_wrong_map_is_told_at_the_start() {
     }
 }
 
-/// Each table with what is set, and what the start and `doctor` say of it.
-const MISFITS: &[(&str, &[(&str, &str)], &[&str])] = &[
+/// A table, keys that are set, and what the start and `doctor` say of it.
+type Misfit = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
+const MISFITS: &[Misfit] = &[
     (
         "CREATE TYPE state AS ENUM ('NEW', 'SENT'); \
          CREATE TABLE outbox (id int PRIMARY KEY, payload jsonb, status state DEFAULT 'NEW')",
