@@ -222,7 +222,8 @@ BEGIN
 
     IF asked IS NULL THEN
         place := coalesce(outbox, 'public.outbox'::regclass);
-        SELECT a.attname AS name, format_type(a.atttypid, NULL) AS type INTO id_column
+        -- Without its length: a "character" alone would be one letter.
+        SELECT a.attname AS name, format_type(a.atttypid, -1) AS type INTO id_column
         FROM pg_catalog.pg_attribute a
         LEFT JOIN pg_catalog.pg_index i
             ON i.indrelid = a.attrelid AND i.indisprimary AND i.indnkeyatts = 1
@@ -237,7 +238,7 @@ BEGIN
         BEGIN
             -- Of a table with other labels than ours the caller knows what is pending.
             EXECUTE format(
-                'SELECT o.%1$I::text, to_jsonb(o) ->> ''status''
+                'SELECT o.%1$I::text, rtrim(to_jsonb(o) ->> ''status'')
                  FROM %2$s o WHERE o.%1$I = $1::%3$s', id_column.name, place, id_column.type)
             INTO found_id, status USING id;
         EXCEPTION WHEN data_exception THEN

@@ -1,4 +1,4 @@
-//! `route.topic.regex` and `route.topic.replacement`: from Java's expressions to ours.
+//! `route.topic.regex` and `route.topic.replacement`: written here as there, if we can match it.
 
 use regex::Regex;
 
@@ -28,8 +28,7 @@ pub(super) fn import(
     let regex = regex.unwrap_or_else(|| REGEX.to_owned());
     let replacement = replacement.unwrap_or_else(|| REPLACEMENT.to_owned());
 
-    let expression = translated(&regex);
-    let compiled = Regex::new(&format!("^(?:{expression})$")).map_err(|error| {
+    let compiled = Regex::new(&format!("^(?:{regex})$")).map_err(|error| {
         // The last line says what is wrong, those before it show where.
         let said = error.to_string();
         let reason = said.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -46,8 +45,8 @@ pub(super) fn import(
         let topic: String = parts.iter().map(Part::in_template).collect();
         draft.set("route", "default", topic, replacement_origin);
     } else {
-        // Written as Java has it, here too.
-        draft.set("route", "regex", expression, regex_origin);
+        // Both are written as Java has them, here too.
+        draft.set("route", "regex", regex, regex_origin);
         draft.set("route", "replacement", replacement, replacement_origin);
     }
     Ok(())
@@ -112,29 +111,6 @@ fn parts(replacement: &str, regex: &Regex) -> Result<Vec<Part>, String> {
     Ok(parts)
 }
 
-/// Java's classes are of ASCII; ours would be of Unicode.
-fn translated(regex: &str) -> String {
-    let mut out = String::with_capacity(regex.len());
-    let mut letters = regex.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '\\' {
-            out.push(letter);
-            continue;
-        }
-        match letters.next() {
-            Some('d') => out.push_str("[0-9]"),
-            Some('D') => out.push_str("[^0-9]"),
-            Some('w') => out.push_str("[0-9A-Za-z_]"),
-            Some('W') => out.push_str("[^0-9A-Za-z_]"),
-            Some('s') => out.push_str(r"[ \t\n\x0B\f\r]"),
-            Some('S') => out.push_str(r"[^ \t\n\x0B\f\r]"),
-            Some(other) => out.extend(['\\', other]),
-            None => out.push('\\'),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,12 +146,5 @@ mod tests {
         ] {
             assert_eq!(replaced("(a)", replacement), Err(said.to_owned()), "{replacement}");
         }
-    }
-
-    #[test]
-    fn classes_stay_those_of_ascii() {
-        assert_eq!(translated(r"\d+[\w.]\\d\."), r"[0-9]+[[0-9A-Za-z_].]\\d\.");
-        let regex = Regex::new(&format!("^(?:{})$", translated(r"[\w-]+\d\S"))).unwrap();
-        assert!(regex.is_match("a-b1x") && !regex.is_match("ü1x"));
     }
 }

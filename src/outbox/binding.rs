@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::columns::{BindError, Field, MappedSource, Mapping, place_of};
+use super::columns::{BindError, Field, LayoutColumn, MappedSource, Mapping, place_of};
 use super::json::pointed;
 use super::{MapError, timestamp};
 use crate::pgoutput::Relation;
@@ -11,6 +11,8 @@ use crate::pgoutput::Relation;
 #[derive(Debug)]
 pub(super) struct Binding {
     fields: [Bound; Field::ALL.len()],
+    /// Where blanks at the end mean nothing.
+    padded: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -28,11 +30,16 @@ enum BoundSource {
 }
 
 impl Binding {
-    /// Finds every mapped column in the rows that follow `relation`.
+    /// Finds every mapped column in the rows that follow `relation`, and those of `padded` that are
+    /// there.
     ///
     /// # Errors
     /// A column is missing or has another type.
-    pub(super) fn new(mapping: &Mapping, relation: &Relation) -> Result<Self, BindError> {
+    pub(super) fn new(
+        mapping: &Mapping,
+        padded: &[LayoutColumn],
+        relation: &Relation,
+    ) -> Result<Self, BindError> {
         let mut failure = None;
         let fields = Field::ALL.map(|field| {
             let mapped = mapping.get(field);
@@ -50,7 +57,8 @@ impl Binding {
             };
             Bound { source, default: mapped.default.clone() }
         });
-        failure.map_or(Ok(Self { fields }), Err)
+        let padded = padded.iter().filter_map(|column| place_of(column, relation).ok()).collect();
+        failure.map_or(Ok(Self { fields, padded }), Err)
     }
 
     /// Where a field that is a column stands.
@@ -68,7 +76,23 @@ impl Binding {
         field: Field,
         values: &'v [Option<&'v [u8]>],
     ) -> Option<&'v [u8]> {
-        self.place(field).and_then(|place| values.get(place).copied().flatten())
+        self.place(field).and_then(|place| self.value_at(place, values))
+    }
+
+    /// The bytes of a column by its place; nothing for null. Of a `char(n)` they are what
+    /// PostgreSQL makes of it as a text, so that they equal what our statements compare.
+    pub(super) fn value_at<'v>(
+        &self,
+        place: usize,
+        values: &'v [Option<&'v [u8]>],
+    ) -> Option<&'v [u8]> {
+        let mut bytes = values.get(place).copied().flatten()?;
+        if self.padded.contains(&place) {
+            while let [rest @ .., b' '] = bytes {
+                bytes = rest;
+            }
+        }
+        Some(bytes)
     }
 }
 
@@ -104,7 +128,7 @@ where
 
     /// A column's value by its place.
     pub(super) fn text_at(&self, place: usize) -> Result<Option<&'v str>, MapError> {
-        let bytes = self.values.get(place).copied().flatten();
+        let bytes = self.binding.value_at(place, self.values);
         bytes.map(std::str::from_utf8).transpose().map_err(|_| MapError::NotUtf8)
     }
 

@@ -162,6 +162,27 @@ pub struct LayoutColumn {
     pub type_name: String,
     /// What that is to us.
     pub kind: Kind,
+    /// Whether it is a `char(n)`, which PostgreSQL fills up with blanks that mean nothing.
+    pub is_padded: bool,
+    /// Whether PostgreSQL computes it.
+    pub is_generated: bool,
+    /// The labels of an enum, in its order.
+    pub labels: Vec<String>,
+}
+
+impl LayoutColumn {
+    /// A column with nothing special.
+    pub fn new(name: &str, type_oid: u32, type_name: &str, kind: Kind) -> Self {
+        let (name, type_name) = (name.to_owned(), type_name.to_owned());
+        let (is_padded, is_generated, labels) = (false, false, Vec::new());
+        Self { name, type_oid, type_name, kind, is_padded, is_generated, labels }
+    }
+
+    /// How many characters it takes, as far as its type says: `character varying(5)`.
+    pub(super) fn most_characters(&self) -> Option<usize> {
+        let limit = self.type_name.strip_prefix("character")?.split_once('(')?.1;
+        limit.strip_suffix(')')?.parse().ok()
+    }
 }
 
 impl Layout {
@@ -209,6 +230,28 @@ impl ColumnMap {
     #[expect(clippy::indexing_slicing, reason = "one entry per field")]
     pub fn get(&self, field: Field) -> &FieldConfig {
         &self.fields[field as usize]
+    }
+
+    /// What is wrong with it whatever the table is.
+    pub(super) fn problems(&self) -> Vec<MapProblem> {
+        let mut problems = Vec::new();
+        for field in Field::ALL {
+            let FieldConfig { source, default, .. } = self.get(field);
+            let is_column_only = matches!(field, Field::Id | Field::Payload | Field::Headers);
+            match source {
+                Some(Source::Payload(_) | Source::Const(_)) if is_column_only => {
+                    problems.push(MapProblem::ColumnOnly(field.name()));
+                }
+                Some(Source::Payload(pointer)) if split_pointer(pointer).is_none() => {
+                    problems.push(MapProblem::BadPointer(field.name()));
+                }
+                _ => {}
+            }
+            if is_column_only && default.is_some() {
+                problems.push(MapProblem::NoDefault(field.name()));
+            }
+        }
+        problems
     }
 
     /// Checks the map against a table and settles which columns it needs.
@@ -325,10 +368,8 @@ pub(super) mod tests {
     pub(crate) fn layout(columns: &[(&str, &str, Kind)]) -> Layout {
         let column =
             |(place, (name, type_name, kind)): (usize, &(&str, &str, Kind))| LayoutColumn {
-                name: (*name).to_owned(),
-                type_oid: 100 + u32::try_from(place).unwrap(),
-                type_name: (*type_name).to_owned(),
-                kind: *kind,
+                is_padded: type_name.starts_with("character("),
+                ..LayoutColumn::new(name, 100 + u32::try_from(place).unwrap(), type_name, *kind)
             };
         Layout { columns: columns.iter().enumerate().map(column).collect() }
     }
@@ -399,6 +440,37 @@ pub(super) mod tests {
                 "outbox.columns.topic: column \"tags\" is of type text[]; expected a scalar, such as text, uuid or bigint",
                 "outbox.columns.tenant_id: a JSON pointer starts with \"/\", as in \"/tenant_id\"",
                 "outbox.columns.scheduled_at: column \"due\" is of type integer; expected timestamptz or timestamp",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_whatever_the_table_is_needs_no_table() {
+        let default = Some("{}".to_owned());
+        let odd = |field: Field| match field {
+            Field::Id => FieldConfig {
+                source: Some(Source::Payload("/id".to_owned())),
+                ..FieldConfig::default()
+            },
+            Field::Payload | Field::Headers => {
+                FieldConfig { default: default.clone(), ..by_column(field.name(), true) }
+            }
+            Field::TenantId => FieldConfig {
+                source: Some(Source::Payload("tenant".to_owned())),
+                default: default.clone(),
+                chosen: true,
+            },
+            other => FieldConfig { default: default.clone(), ..by_column(other.name(), true) },
+        };
+        let problems: Vec<_> =
+            ColumnMap::new(odd).problems().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            problems,
+            [
+                "outbox.columns.id must be a column, not a member of the payload or a constant",
+                "outbox.columns.payload takes no default: its column alone says what it is",
+                "outbox.columns.headers takes no default: its column alone says what it is",
+                "outbox.columns.tenant_id: a JSON pointer starts with \"/\", as in \"/tenant_id\"",
             ]
         );
     }

@@ -96,7 +96,7 @@ impl Envelope<'_> {
 impl Mapper {
     /// Whether the row was inserted as one to be published.
     pub fn is_pending(&self, values: &[Option<&[u8]>]) -> bool {
-        self.pending.holds(values)
+        self.pending.holds(|place| self.binding.value_at(place, values))
     }
 
     /// The envelope of a row.

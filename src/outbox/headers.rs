@@ -142,8 +142,9 @@ impl HeaderList {
                 filled = filled.and(Err(error));
             }
         }
-        match row.bytes(Field::Headers) {
-            None | Some(b"{}") => filled,
+        match row.bytes(Field::Headers).map(<[u8]>::trim_ascii) {
+            // Writers without headers leave any of these.
+            None | Some(b"" | b"null" | b"{}") => filled,
             Some(json) => filled.and(self.fill_own(json)),
         }
     }

@@ -5,7 +5,7 @@ use super::columns::{
     BindError, ColumnMap, Field, Kind, Layout, LayoutColumn, MapProblem, Mapping,
 };
 use super::envelope::Mapper;
-use super::format::{FormatConfig, PayloadForm, Writer};
+use super::format::{Format, FormatConfig, PayloadForm, Writer};
 use super::headers;
 use super::named::Named;
 use super::route::{RouteConfig, Router};
@@ -59,6 +59,8 @@ pub struct EventMap {
     payload: PayloadForm,
     timestamp: Timestamp<LayoutColumn>,
     pending: Pending<LayoutColumn>,
+    /// Columns whose blanks at the end mean nothing.
+    padded: Vec<LayoutColumn>,
 }
 
 /// Where a record's timestamp comes from.
@@ -72,7 +74,8 @@ pub(super) enum Timestamp<C> {
 impl EventConfig {
     /// What is wrong with it whatever the table is.
     pub fn problems(&self) -> Vec<MapProblem> {
-        self.route.problems().into_iter().chain(self.format.problems()).collect()
+        let problems = self.columns.problems().into_iter();
+        problems.chain(self.route.problems()).chain(self.format.problems()).collect()
     }
 }
 
@@ -112,9 +115,10 @@ impl EventMap {
                 Err(problem) => problems.push(problem),
             }
         }
+        let padded = padded(&mapping, &pending, config.format.format, layout);
         match (router, writer, timestamp) {
             (Ok(router), Ok(writer), Ok(timestamp)) if problems.is_empty() => {
-                Ok(Self { mapping, router, headers, writer, payload, timestamp, pending })
+                Ok(Self { mapping, router, headers, writer, payload, timestamp, pending, padded })
             }
             _ => Err(problems),
         }
@@ -131,7 +135,7 @@ impl EventMap {
     /// A column that is needed is missing, or has another type than in the catalog.
     pub fn bind(&self, relation: &Relation) -> Result<Mapper, BindError> {
         Ok(Mapper {
-            binding: Binding::new(&self.mapping, relation)?,
+            binding: Binding::new(&self.mapping, &self.padded, relation)?,
             router: self.router.bind(relation)?,
             chosen: self
                 .headers
@@ -149,6 +153,29 @@ impl EventMap {
             scratch: super::envelope::Scratch::default(),
         })
     }
+}
+
+/// The columns of type `char(n)` that are read without the blanks at their end. A payload is never
+/// changed; and Debezium publishes the blanks, so that for its consumers only what the relay itself
+/// compares is read without them.
+fn padded(
+    mapping: &Mapping,
+    pending: &Pending<LayoutColumn>,
+    format: Format,
+    layout: &Layout,
+) -> Vec<LayoutColumn> {
+    let is = |column: Option<&LayoutColumn>, name: &str| {
+        column.is_some_and(|column| column.name == name)
+    };
+    let is_read_so = |column: &&LayoutColumn| {
+        let name = &column.name;
+        let is_compared = is(mapping.column(Field::Id), name)
+            || matches!(pending, Pending::Label(status, _) if status.name == *name);
+        column.is_padded
+            && (is_compared
+                || format != Format::Debezium && !is(mapping.column(Field::Payload), name))
+    };
+    layout.columns.iter().filter(is_read_so).cloned().collect()
 }
 
 fn timestamp(

@@ -51,7 +51,7 @@ pub fn layout() -> Layout {
             Kind::Json => (114, "json"),
             _ => (25, "text"),
         };
-        LayoutColumn { name: name.to_owned(), type_oid, type_name: type_name.to_owned(), kind }
+        LayoutColumn::new(name, type_oid, type_name, kind)
     };
     Layout { columns: MEMBERS.iter().map(column).collect() }
 }

@@ -31,6 +31,9 @@ pub enum MapProblem {
     /// A field that must be a column.
     #[error("outbox.columns.{0} must be a column, not a member of the payload or a constant")]
     ColumnOnly(&'static str),
+    /// A default of what must be a column's own.
+    #[error("outbox.columns.{0} takes no default: its column alone says what it is")]
+    NoDefault(&'static str),
     /// A pointer that is none.
     #[error("outbox.columns.{0}: a JSON pointer starts with \"/\", as in \"/tenant_id\"")]
     BadPointer(&'static str),
@@ -53,6 +56,36 @@ pub enum MapProblem {
         found: String,
         /// What would do.
         expected: &'static str,
+    },
+    /// A status column that nobody can write.
+    #[error(
+        "outbox.status.{key}: column \"{column}\" of type {found} is generated; expected one that \
+         can be written"
+    )]
+    GeneratedStatus {
+        /// The configuration's key.
+        key: &'static str,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// A label that the status column cannot hold.
+    #[error(
+        "outbox.status.labels.{key}: column \"{column}\" is of type {found}, which cannot be \
+         \"{label}\"; expected {expected}"
+    )]
+    BadLabel {
+        /// The configuration's key.
+        key: &'static str,
+        /// The label.
+        label: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// What would do.
+        expected: String,
     },
     /// Mode `update` with nothing to update.
     #[error(

@@ -117,6 +117,11 @@ impl StatusConfig {
         let mut column = |key, config: &StatusColumn, expected, accepted: &[Kind]| {
             let name = config.name.as_deref()?;
             let problem = match layout.column(name) {
+                Some(column) if column.is_generated => MapProblem::GeneratedStatus {
+                    key,
+                    column: name.to_owned(),
+                    found: column.type_name.clone(),
+                },
                 Some(column) if accepted.contains(&column.kind) => return Some(column.clone()),
                 Some(column) => MapProblem::WrongStatusType {
                     key,
@@ -146,6 +151,7 @@ impl StatusConfig {
             &[Kind::TimestampTz, Kind::Timestamp],
         );
         let last_error = column("last_error", &self.last_error, "text", &[Kind::Text]);
+        problems.extend(status.iter().flat_map(|column| self.bad_labels(column)));
         let nothing = status.is_none() && sent_at.is_none() && sent_flag.is_none();
         if self.mode == Mode::Update && nothing && problems.is_empty() {
             problems.push(MapProblem::NothingToUpdate);
@@ -154,7 +160,13 @@ impl StatusConfig {
             return Err(problems);
         }
         let pending = match (&status, &sent_flag, &sent_at) {
-            (Some(column), _, _) => Pending::Label(column.clone(), self.label_pending.clone()),
+            (Some(column), _, _) => {
+                let label = match column.is_padded {
+                    true => self.label_pending.trim_end_matches(' '),
+                    false => &self.label_pending,
+                };
+                Pending::Label(column.clone(), label.to_owned())
+            }
             (None, Some(column), _) => Pending::NotFlagged(column.clone()),
             (None, None, Some(column)) => Pending::IsNull(column.clone()),
             (None, None, None) => Pending::Always,
@@ -203,6 +215,34 @@ impl StatusMap {
     }
 }
 
+impl StatusConfig {
+    /// The labels that the column cannot hold, of those that are compared or written.
+    fn bad_labels(&self, column: &LayoutColumn) -> Vec<MapProblem> {
+        let labels = [
+            ("pending", &self.label_pending, true),
+            ("sent", &self.label_sent, self.mode != Mode::Delete),
+            ("failed", &self.label_failed, true),
+            ("retrying", &self.label_retrying, true),
+        ];
+        let expected = |label: &String| match column.most_characters() {
+            _ if column.kind == Kind::Enum => {
+                let is_there = column.labels.contains(label);
+                (!is_there).then(|| format!("one of {}", column.labels.join(", ")))
+            }
+            Some(most) if label.chars().count() > most => {
+                Some(format!("at most {most} characters"))
+            }
+            _ => None,
+        };
+        let problem = |(key, label, is_needed): (&'static str, &String, bool)| {
+            let expected = expected(label).filter(|_| is_needed)?;
+            let (column, found) = (column.name.clone(), column.type_name.clone());
+            Some(MapProblem::BadLabel { key, label: label.clone(), column, found, expected })
+        };
+        labels.into_iter().filter_map(problem).collect()
+    }
+}
+
 impl Pending<LayoutColumn> {
     pub(super) fn bind(&self, relation: &Relation) -> Result<Pending<usize>, BindError> {
         Ok(match self {
@@ -218,13 +258,12 @@ impl Pending<LayoutColumn> {
 
 impl Pending<usize> {
     /// Whether a row with these values is to be published.
-    pub(super) fn holds(&self, values: &[Option<&[u8]>]) -> bool {
-        let value = |place: &usize| values.get(*place).copied().flatten();
+    pub(super) fn holds<'v>(&self, value: impl Fn(usize) -> Option<&'v [u8]>) -> bool {
         match self {
             Pending::Always => true,
-            Pending::Label(place, label) => value(place) == Some(label.as_bytes()),
-            Pending::NotFlagged(place) => value(place) != Some(b"t"),
-            Pending::IsNull(place) => value(place).is_none(),
+            Pending::Label(place, label) => value(*place) == Some(label.as_bytes()),
+            Pending::NotFlagged(place) => value(*place) != Some(b"t"),
+            Pending::IsNull(place) => value(*place).is_none(),
         }
     }
 }
@@ -258,7 +297,7 @@ pub(crate) mod tests {
     #[test]
     fn the_most_telling_column_says_what_is_pending() {
         let full = layout(&[
-            ("status", "outboxstatus", Kind::Enum),
+            ("status", "text", Kind::Text),
             ("published", "boolean", Kind::Boolean),
             ("sent_at", "timestamptz", Kind::TimestampTz),
         ]);
@@ -320,15 +359,46 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_label_that_the_column_cannot_hold_is_told_at_start() {
+        let of = |type_name, kind, labels: &[&str], mode| {
+            let mut layout = layout(&[("status", type_name, kind)]);
+            layout.columns[0].labels = labels.iter().map(|&label| label.to_owned()).collect();
+            let problems = config(mode).compile(&layout).err().unwrap_or_default();
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let state = |labels, mode| of("state", Kind::Enum, labels, mode);
+        assert_eq!(state(&["SENT", "PENDING", "X", "FAILED"], Mode::Update), [""; 0]);
+        assert_eq!(state(&["PENDING", "FAILED"], Mode::Ledger), [""; 0], "SENT is not written");
+        assert_eq!(
+            state(&["NEW", "SENT"], Mode::Update),
+            [
+                r#"outbox.status.labels.pending: column "status" is of type state, which cannot be "PENDING"; expected one of NEW, SENT"#,
+                r#"outbox.status.labels.failed: column "status" is of type state, which cannot be "FAILED"; expected one of NEW, SENT"#,
+                r#"outbox.status.labels.retrying: column "status" is of type state, which cannot be "FAILED"; expected one of NEW, SENT"#,
+            ]
+        );
+        assert_eq!(
+            of("character varying(6)", Kind::Text, &[], Mode::Update),
+            [
+                r#"outbox.status.labels.pending: column "status" is of type character varying(6), which cannot be "PENDING"; expected at most 6 characters"#
+            ]
+        );
+        assert_eq!(of("character(7)", Kind::Text, &[], Mode::Update), [""; 0]);
+    }
+
+    #[test]
     fn rows_say_whether_they_are_to_be_published() {
+        let holds = |pending: &Pending<usize>, values: &[Option<&'static [u8]>]| {
+            pending.holds(|place| values[place])
+        };
         let pending = Pending::Label(1, "NEW".to_owned());
-        assert!(pending.holds(&[None, Some(b"NEW")]));
-        assert!(!pending.holds(&[None, Some(b"SENT")]));
-        assert!(!pending.holds(&[None, None]));
-        assert!(Pending::NotFlagged(0).holds(&[Some(b"f")]));
-        assert!(Pending::NotFlagged(0).holds(&[None]));
-        assert!(!Pending::NotFlagged(0).holds(&[Some(b"t")]));
-        assert!(Pending::IsNull(0).holds(&[None]));
-        assert!(!Pending::IsNull(0).holds(&[Some(b"2026-11-21 06:00:00")]));
+        assert!(holds(&pending, &[None, Some(b"NEW")]));
+        assert!(!holds(&pending, &[None, Some(b"SENT")]));
+        assert!(!holds(&pending, &[None, None]));
+        assert!(holds(&Pending::NotFlagged(0), &[Some(b"f")]));
+        assert!(holds(&Pending::NotFlagged(0), &[None]));
+        assert!(!holds(&Pending::NotFlagged(0), &[Some(b"t")]));
+        assert!(holds(&Pending::IsNull(0), &[None]));
+        assert!(!holds(&Pending::IsNull(0), &[Some(b"2026-11-21 06:00:00")]));
     }
 }

@@ -281,7 +281,19 @@ fn a_rows_headers_follow_the_chosen_ones() {
     assert_eq!(header(&published, "n"), Some("1"));
     assert_eq!(header(&published, "none"), None);
     assert_eq!(header(&published, "o"), Some(r#"{"x": [1]}"#));
-    assert_eq!(Table::ours().with("headers", Some("[]")).map(), Err(MapError::BadHeaders));
+    for bad in ["[]", "nul", "nullnull", "\"\"", "0"] {
+        assert_eq!(Table::ours().with("headers", Some(bad)).map(), Err(MapError::BadHeaders));
+    }
+}
+
+#[test]
+fn no_headers_are_written_in_many_ways() {
+    let none = Table::ours().with("headers", None).published();
+    for written in ["{}", "null", "", " ", "\tnull\n", " {} "] {
+        let table = Table::ours().with("headers", Some(written));
+        let table = table.retyped("headers", "text", Kind::Text);
+        assert_eq!(table.published(), none, "{written:?}");
+    }
 }
 
 #[test]

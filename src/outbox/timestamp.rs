@@ -27,10 +27,13 @@ pub(super) fn rfc3339(text: &str, mut push: impl FnMut(&str)) {
             match offset {
                 "+00" => push("Z"),
                 _ => {
-                    push(offset);
-                    if !offset.contains(':') {
-                        push(":00");
+                    // A payload may write +0530.
+                    let (hours, minutes) = offset.split_at_checked(3).unwrap_or((offset, ""));
+                    push(hours);
+                    if !minutes.starts_with(':') {
+                        push(":");
                     }
+                    push(if minutes.is_empty() { "00" } else { minutes });
                 }
             }
         }
@@ -147,6 +150,7 @@ mod tests {
             ("2026-11-21 06:00:00.5", "2026-11-21T06:00:00.5Z"),
             ("2026-11-21 06:00:00+05:30", "2026-11-21T06:00:00+05:30"),
             ("2026-11-21 06:00:00-08", "2026-11-21T06:00:00-08:00"),
+            ("2026-11-21 06:00:00+0530", "2026-11-21T06:00:00+05:30"),
             ("infinity", "infinity"),
             ("0044-03-15 12:00:00+00 BC", "0044-03-15 12:00:00+00 BC"),
         ] {

@@ -170,6 +170,9 @@ impl OutboxTable {
                 type_oid: column.get(1),
                 type_name: column.get(2),
                 kind: kind(&schema, &base, column.get(5), column.get(6)),
+                is_padded: schema == "pg_catalog" && base == "bpchar",
+                is_generated: column.get(7),
+                labels: column.get(8),
             });
             type_sql.push(format!("{}.{}", quote_ident(&schema), quote_ident(&base)));
         }
@@ -218,7 +221,9 @@ impl OutboxTable {
 /// Columns with their types, domains followed to what they are made of.
 const COLUMNS: &str = "\
     SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), \
-           n.nspname, b.typname, b.typtype::text, b.typcategory::text \
+           n.nspname, b.typname, b.typtype::text, b.typcategory::text, \
+           a.attgenerated <> '', ARRAY( \
+               SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = b.oid ORDER BY e.enumsortorder) \
     FROM pg_attribute a \
     CROSS JOIN LATERAL ( \
         WITH RECURSIVE base AS ( \

@@ -19,6 +19,8 @@ pub struct Publication {
     pub contains_table: bool,
     /// Whether it leaves out rows of the table by a condition.
     pub filters_rows: bool,
+    /// The table's columns that are in it; none of them where that is not known.
+    pub columns: Vec<String>,
     /// Whether other tables are, too.
     pub contains_others: bool,
     /// What changes whenever the publication or the table's membership was changed or made anew,
@@ -52,7 +54,11 @@ impl Publication {
                         ELSE concat(p.oid, ':', p.xmin, ' ', \
                                (SELECT string_agg(concat(r.oid, ':', r.xmin), ',' ORDER BY r.oid) \
                                 FROM pg_publication_rel r \
-                                WHERE r.prpubid = p.oid AND r.prrelid = $2)) END \
+                                WHERE r.prpubid = p.oid AND r.prrelid = $2)) END, \
+                        ARRAY(SELECT jsonb_array_elements_text(to_jsonb(v) -> 'attnames') \
+                              FROM pg_publication_tables v \
+                              WHERE v.pubname = p.pubname AND v.schemaname = n.nspname \
+                                AND v.tablename = c.relname) \
                  FROM pg_publication p \
                  LEFT JOIN pg_class c ON c.oid = $2 \
                  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -74,6 +80,7 @@ impl Publication {
             contains_others: row.get(4),
             filters_rows: row.get(5),
             fingerprint: row.get(6),
+            columns: row.get(7),
         }))
     }
 

@@ -11,6 +11,7 @@ mod aside;
 mod board;
 mod capture;
 mod cleanup;
+mod columns;
 mod confirm;
 mod confirmable;
 mod create;

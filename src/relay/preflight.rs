@@ -4,6 +4,7 @@
 use tokio_postgres::Client;
 
 use super::RelayConfig;
+use super::columns;
 use super::finding::{Finding, Severity};
 use super::removal::Marks;
 use super::unsent::Unsent;
@@ -90,7 +91,18 @@ pub async fn preflight(client: &Client, config: &RelayConfig) -> Result<Prefligh
             if cleans {
                 found.findings.extend(cleanup_findings(client, &table, &status, &events).await?);
             }
-            found.outbox = Some(Outbox { table, events, status });
+            let outbox = Outbox { table, events, status };
+            if outbox.table.exists() {
+                let published = found.publication.as_ref();
+                found.findings.extend(columns::unstreamed(
+                    &outbox,
+                    published,
+                    &config.publication,
+                    facts.version,
+                ));
+                found.findings.extend(columns::slow_id(client, &outbox).await?);
+            }
+            found.outbox = Some(outbox);
         }
         Err(problems) => {
             let finding = |problem: &MapProblem| {

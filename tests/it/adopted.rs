@@ -299,13 +299,18 @@ async fn swit_works_as_it_is() {
     // The marker is in UTC, whatever the session's time zone is.
     let marked = "id <> 'old' AND processed_at BETWEEN (now() AT TIME ZONE 'UTC') - interval '1 minute' \
                   AND (now() AT TIME ZONE 'UTC')";
-    swit.rows(2, marked).await;
-    let records = swit.records(2).await;
+    // What the library writes where there are no headers.
+    write("evt-null", "n", b"n", Some("null")).await;
+    write("evt-empty", "e", b"e", Some("")).await;
+    swit.rows(4, marked).await;
+    let records = swit.records(4).await;
     assert_eq!(records["a"].value.as_deref(), Some(bytes.as_slice()), "byte for byte");
     assert_eq!(records["b"].value.as_deref(), Some([].as_slice()));
     let kind = ("event_type", "OrderPlaced");
     assert_eq!(headers(&records["a"]), [("event_id", "evt-1"), kind, ("request-id", "r-1")]);
     assert_eq!(headers(&records["b"]), [("event_id", odd), kind]);
+    assert_eq!(headers(&records["n"]), [("event_id", "evt-null"), kind]);
+    assert_eq!(headers(&records["e"]), [("event_id", "evt-empty"), kind]);
 
     write("evt-3", "c", &[0xFF; LARGE], None).await;
     let failing =

@@ -165,3 +165,18 @@ async fn a_records_time_is_that_of_its_commit_or_of_a_column() {
         small.clear().await;
     }
 }
+
+/// Libraries that have no headers to write often write the JSON value null.
+#[tokio::test]
+async fn headers_that_are_null_are_none() {
+    let small = Small::new("null_headers").await;
+    let relay = small.options().start_ready().await;
+    let insert = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, headers, topic) \
+                  VALUES ('tested', 'a', 'Tested', '{}', 'null', $1) RETURNING id::text";
+    let id: String = small.database.row(insert, &[&small.topic]).await.get(0);
+    let record = small.kafka.wait_for(&small.topic, 1).await.remove(0);
+    assert_eq!(record.texts(), [("event_id", Some(id.as_str()))]);
+    small.wait_for_sent(1).await;
+    assert_eq!(relay.stop().await, 0);
+    small.clear().await;
+}

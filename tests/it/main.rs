@@ -59,6 +59,7 @@ mod no_unsent_rows;
 mod operators;
 mod operators_e2e;
 mod operators_http;
+mod padded;
 mod partitioned;
 mod postgres_outage;
 mod proxies;

@@ -185,6 +185,8 @@ async fn statuses_go_into_the_columns_that_are_named_with_their_labels() {
         .set("outbox.status.status", "progress")
         .set("outbox.status.labels.pending", "new")
         .set("outbox.status.labels.sent", "done")
+        .set("outbox.status.labels.failed", "draft")
+        .set("outbox.status.labels.retrying", "new")
         .set("outbox.status.sent_at", "done_at")
         .set("outbox.status.sent_flag", "done");
     migrate(&options);

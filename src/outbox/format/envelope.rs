@@ -1,11 +1,13 @@
 //! Our own format: JSON with the event's fields. Every member is always there, null where it is
-//! unknown.
+//! unknown. What a field says is quoted and escaped, whatever it is: only the payload is taken for
+//! JSON.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use super::super::binding::Row;
 use super::super::columns::Field;
-use super::super::json::write_string;
+use super::super::json::{write_display, write_string};
 use super::super::{MapError, timestamp};
 use super::payload::PayloadForm;
 
@@ -28,17 +30,15 @@ pub(super) fn write(
     write_string(topic, out);
     out.extend_from_slice(b",\"schema_version\":");
     match row.text(Field::SchemaVersion)? {
-        Some(number) if number.parse::<i64>().is_ok() => out.extend_from_slice(number.as_bytes()),
+        Some(number) if is_whole_number(&number) => out.extend_from_slice(number.as_bytes()),
         other => string(other, out),
     }
     out.extend_from_slice(b",\"occurred_at\":");
     match row.text(Field::OccurredAt)? {
-        Some(moment) => {
-            out.push(b'"');
-            timestamp::write_rfc3339(&moment, out);
-            out.push(b'"');
+        Some(moment) if timestamp::micros(&moment).is_some() => {
+            write_display(&Rfc3339(&moment), out);
         }
-        None => out.extend_from_slice(b"null"),
+        other => string(other, out),
     }
     out.extend_from_slice(b",\"tenant_id\":");
     string(row.text(Field::TenantId)?, out);
@@ -49,4 +49,21 @@ pub(super) fn write(
     payload.write_member("payload", row.bytes(Field::Payload), out)?;
     out.push(b'}');
     Ok(())
+}
+
+/// Whether `text` is a number as JSON writes it: `007` and `+5` are texts.
+fn is_whole_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    !digits.starts_with(['0', '+']) && text.parse::<i64>().is_ok() || text == "0"
+}
+
+/// A moment in the form of RFC 3339.
+struct Rfc3339<'a>(&'a str);
+
+impl fmt::Display for Rfc3339<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut written = Ok(());
+        timestamp::rfc3339(self.0, |part| written = written.and_then(|()| f.write_str(part)));
+        written
+    }
 }

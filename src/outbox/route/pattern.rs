@@ -1,5 +1,6 @@
 //! Topics by regular expression, with the rules of Debezium's `route.topic.regex`: the whole value
 //! has to match, the first match is replaced, and a value that does not match is the topic itself.
+//! Classes are those of ASCII, as Java's are.
 
 use regex::{Captures, Regex};
 
@@ -26,7 +27,7 @@ impl Pattern {
     /// # Errors
     /// What is wrong with either.
     pub(super) fn new(regex: &str, replacement: &str) -> Result<Self, String> {
-        let first = Regex::new(regex).map_err(|error| told(&error))?;
+        let first = compiled(&of_ascii(regex))?;
         let whole = whole(regex)?;
         let replacement = pieces(replacement, &first)?;
         Ok(Self { whole, first, replacement })
@@ -63,9 +64,38 @@ impl Piece {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn whole(regex: &str) -> Result<Regex, String> {
+    let regex = of_ascii(regex);
     // Alone first: what only works between our brackets is none.
-    Regex::new(regex).map_err(|error| told(&error))?;
-    Regex::new(&format!(r"\A(?:{regex})\z")).map_err(|error| told(&error))
+    compiled(&regex)?;
+    compiled(&format!(r"\A(?:{regex})\z"))
+}
+
+fn compiled(regex: &str) -> Result<Regex, String> {
+    Regex::new(regex).map_err(|error| told(&error))
+}
+
+/// `regex` with `\d`, `\w` and `\s` as Java understands them: they would match Unicode here, and a
+/// topic has none of it.
+fn of_ascii(regex: &str) -> String {
+    let mut out = String::with_capacity(regex.len());
+    let mut letters = regex.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '\\' {
+            out.push(letter);
+            continue;
+        }
+        match letters.next() {
+            Some('d') => out.push_str("[0-9]"),
+            Some('D') => out.push_str("[^0-9]"),
+            Some('w') => out.push_str("[0-9A-Za-z_]"),
+            Some('W') => out.push_str("[^0-9A-Za-z_]"),
+            Some('s') => out.push_str(r"[\x20\t\n\x0B\f\r]"),
+            Some('S') => out.push_str(r"[^\x20\t\n\x0B\f\r]"),
+            Some(other) => out.extend(['\\', other]),
+            None => out.push('\\'),
+        }
+    }
+    out
 }
 
 /// The last line of what the parser says; the others draw the expression.
@@ -155,6 +185,21 @@ mod tests {
         assert_eq!(topic(r"(\w+)-(\d+)", "$2.$1", "order-17"), "17.order");
         assert_eq!(topic("a|ab", "x", "ab"), "xb", "the first match is what is replaced");
         assert_eq!(topic("(a)?b", "<$1>", "b"), "<>", "a group that took no part");
+    }
+
+    #[test]
+    fn classes_are_those_of_ascii() {
+        assert_eq!(of_ascii(r"\d+[\w.]\\d\."), r"[0-9]+[[0-9A-Za-z_].]\\d\.");
+        let regex = r"([\w-]+)\d\S";
+        assert_eq!(topic(regex, "x", "a-b1x"), "x");
+        // Letters, digits and spaces of other alphabets are none to Java.
+        assert_eq!(topic(regex, "x", "ü1x"), "ü1x");
+        assert_eq!(topic(r"a\d", "x", "a٣"), "a٣");
+        assert_eq!(topic(r"a\s", "x", "a\u{a0}"), "a\u{a0}");
+        assert_eq!(topic(r"(?x) a [\s.]", "x", "a "), "x");
+        assert_eq!(topic(r"a[^\d]\W\D", "x", "a٣٣٣"), "x");
+        assert_eq!(topic(r"\p{Alphabetic}\p{Nd}", "x", "ü٣"), "x", "who asks for Unicode has it");
+        assert!(whole(r"\w+").unwrap().is_match("orders") && !whole(r"\w+").unwrap().is_match("ü"));
     }
 
     #[test]

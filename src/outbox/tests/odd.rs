@@ -92,6 +92,47 @@ fn tables() -> Vec<Table> {
     tables
 }
 
+/// PostgreSQL fills a `char(n)` up; our statements compare, and their answers hold, what it is as a
+/// text.
+#[test]
+fn what_fills_a_char_up_is_left_out() {
+    let padded = |format| {
+        Table::ours()
+            .retyped("id", "character(40)", Kind::Text)
+            .retyped("aggregate_id", "character(8)", Kind::Text)
+            .retyped("event_type", "character(8)", Kind::Text)
+            .retyped("topic", "character(8)", Kind::Text)
+            .retyped("status", "character(8)", Kind::Text)
+            .retyped("payload", "character(8)", Kind::Text)
+            .with("id", Some("evt-1   "))
+            .with("aggregate_id", Some(" o-1    "))
+            .with("event_type", Some("        "))
+            .with("topic", Some("orders  "))
+            .with("status", Some("PENDING "))
+            .with("payload", Some("1       "))
+            .format(format)
+    };
+    let mut table = padded(Format::Payload);
+    table.config.headers = ["event_id", "type=event_type", "status"].map(str::to_owned).to_vec();
+    let found = table.published();
+    assert_eq!((found.topic.as_str(), found.key.as_deref()), ("orders", Some(" o-1")));
+    let headers: Vec<_> = found.headers.iter().map(|(_, value)| value.as_deref()).collect();
+    assert_eq!(headers, [Some("evt-1"), Some(""), Some("PENDING")]);
+    assert_eq!(text(&found), "1       ", "a payload is never changed");
+    // Debezium publishes the blanks.
+    let mut table = padded(Format::Debezium).with("topic", Some("orders"));
+    table.config.headers = ["id", "event_type"].map(str::to_owned).to_vec();
+    let found = table.published();
+    assert_eq!(found.key.as_deref(), Some(" o-1    "));
+    let headers: Vec<_> = found.headers.iter().map(|(_, value)| value.as_deref()).collect();
+    assert_eq!(headers, [Some("evt-1"), Some("        ")]);
+    for table in [padded(Format::Envelope), padded(Format::Debezium)] {
+        let values: Vec<_> = table.columns.iter().map(|c| c.3.map(str::as_bytes)).collect();
+        assert!(table.mapper().is_pending(&values));
+        assert_eq!(table.mapper().id(&values).as_deref(), Some("evt-1"));
+    }
+}
+
 /// JSON that serialising again would change or refuse.
 const FRAGILE: [&str; 12] = [
     "{}",
@@ -202,7 +243,96 @@ fn one_odd_value_in_any_column_of_any_table_leaves_something_to_say() {
     }
 }
 
+/// The fields that an envelope shows, and texts for them: any, and those that look like something.
+const SHOWN: [Field; 6] = [
+    Field::EventType,
+    Field::SchemaVersion,
+    Field::OccurredAt,
+    Field::TenantId,
+    Field::AggregateId,
+    Field::AggregateType,
+];
+
+fn any_text() -> impl Strategy<Value = String> {
+    const TELLING: &[&str] = &[
+        "7",
+        "0",
+        "-12",
+        "007",
+        "+5",
+        "-0",
+        "-",
+        "1.0",
+        "1e3",
+        " 7",
+        "9223372036854775807",
+        "9223372036854775808",
+        "",
+        "null",
+        "\"",
+        "\\",
+        "2026-11-21 06:00:00.5+00",
+        "2026-11-21T06:00:00Z",
+        "in \"May\"",
+        "infinity",
+        "44-03-15 00:00:00+00 BC",
+    ];
+    prop_oneof![any::<String>(), proptest::sample::select(TELLING).prop_map(str::to_owned)]
+}
+
+/// What the envelope says of a text.
+fn said(field: Field, text: Option<&str>) -> serde_json::Value {
+    match (field, text) {
+        (_, None) => serde_json::Value::Null,
+        (Field::SchemaVersion, Some(text)) => match text.parse::<i64>() {
+            Ok(number) if number.to_string() == text => number.into(),
+            _ => text.into(),
+        },
+        (Field::OccurredAt, Some("2026-11-21 06:00:00.5+00")) => "2026-11-21T06:00:00.5Z".into(),
+        (_, Some(text)) => text.into(),
+    }
+}
+
 proptest! {
+    #[test]
+    fn an_envelope_is_json_that_says_what_went_in(
+        id in any_text(),
+        texts in proptest::array::uniform6(proptest::option::of(any_text())),
+        is_in_payload: bool,
+    ) {
+        let mut table = Table::ours();
+        table.config.route.default = "t".to_owned();
+        let mut payload = serde_json::Map::new();
+        for (field, text) in SHOWN.iter().zip(&texts) {
+            if let Some(text) = text {
+                payload.insert(field.name().to_owned(), text.as_str().into());
+            }
+            if is_in_payload {
+                let source = Some(Source::Payload(format!("/{}", field.name())));
+                table = table.field(*field, FieldConfig { source, default: None, chosen: true });
+            }
+        }
+        let payload = serde_json::Value::from(payload);
+        let written = payload.to_string();
+        let mut values: Vec<_> = table.columns.iter().map(|c| c.3.map(str::as_bytes)).collect();
+        let at = |name| table.columns.iter().position(|column| column.0 == name).unwrap();
+        (values[at("id")], values[at("payload")]) = (Some(id.as_bytes()), Some(written.as_bytes()));
+        for (field, text) in SHOWN.iter().zip(&texts).filter(|_| !is_in_payload) {
+            values[at(field.name())] = text.as_deref().map(str::as_bytes);
+        }
+        let mut mapper = table.mapper();
+        let value = mapper.map(&values, POSITION).unwrap().value.unwrap();
+        let mut envelope: serde_json::Value = serde_json::from_slice(value).unwrap();
+        for (field, text) in SHOWN.iter().zip(&texts) {
+            let found = envelope[field.name()].take();
+            prop_assert_eq!(found, said(*field, text.as_deref()), "{}", field.name());
+        }
+        prop_assert_eq!(&envelope["event_id"], &serde_json::Value::from(id));
+        prop_assert_eq!(&envelope["payload"], &payload);
+        prop_assert_eq!(&envelope["topic"], "t");
+        prop_assert_eq!(envelope.as_object().unwrap().len(), 9);
+    }
+
     #[test]
     fn rows_of_odd_values_alone_leave_something_to_say(
         picks in proptest::collection::vec(proptest::option::of(any::<proptest::sample::Index>()), 17),

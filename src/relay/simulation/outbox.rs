@@ -61,11 +61,8 @@ pub(super) fn layouts() -> [Vec<u8>; 2] {
 
 /// How the rows become events.
 pub(super) fn event_map() -> EventMap {
-    let columns = COLUMNS.map(|(name, type_oid, kind)| LayoutColumn {
-        name: name.to_owned(),
-        type_oid,
-        type_name: format!("{kind:?}"),
-        kind,
+    let columns = COLUMNS.map(|(name, type_oid, kind)| {
+        LayoutColumn::new(name, type_oid, &format!("{kind:?}"), kind)
     });
     let layout = Layout { columns: columns.into() };
     let columns = ColumnMap::new(|field| {
