@@ -67,6 +67,7 @@ mod recovery;
 mod resumption;
 mod retry_in_sql;
 mod retrying;
+mod route_command;
 mod routing;
 mod scheduled;
 mod standby;
