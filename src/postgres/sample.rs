@@ -163,7 +163,7 @@ impl Column {
                 let Some(sqlstate) = error.sqlstate() else {
                     return Err(error);
                 };
-                let writes = sqlstate.code() == READ_ONLY;
+                let writes = WRITES.contains(&sqlstate.code());
                 client.batch_execute("ROLLBACK TO SAVEPOINT before_default").await?;
                 if writes && self.kind == Kind::Integer {
                     note(format!("gets its number by {default}: 1 stands for it"));
@@ -176,8 +176,9 @@ impl Column {
     }
 }
 
-/// Whoever would write in a transaction that only reads is told so.
-const READ_ONLY: &str = "25006";
+/// What is said to a default that takes a number of a sequence: nothing is written here; or, before
+/// that, that the relay's role may not, which needs no right to insert.
+const WRITES: [&str; 2] = ["25006", "42501"];
 
 /// The one value that a statement gives, as the stream would print it.
 async fn scalar(client: &Client, sql: &str) -> Result<Option<Vec<u8>>, Error> {

@@ -221,7 +221,7 @@ mod tests {
     use crate::config::Config;
     use crate::outbox::{Guess, JsonRow};
 
-    const NOON: i64 = 1795262400_000_000; // 2026-11-21 12:00 UTC
+    const NOON: i64 = 1_795_262_400_000_000; // 2026-11-21 12:00 UTC
 
     fn at_noon(settings: &str, row: &str) -> Prospect {
         let text = format!("postgres.url = \"postgres://u@localhost/d\"\n{settings}");
