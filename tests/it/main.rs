@@ -22,6 +22,7 @@ mod cleanup;
 mod cleanup_ledger;
 mod commands;
 mod configuration;
+mod conformance;
 mod consumers;
 mod danger;
 mod deferred;
