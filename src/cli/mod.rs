@@ -6,6 +6,7 @@ mod import;
 mod migrate;
 mod operators;
 mod reconcile;
+mod route;
 mod run;
 mod set_up;
 mod slot;
@@ -117,6 +118,12 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Show what a row would become, with nothing written and nothing published
+    ///
+    /// The database says what the columns are and what a column is that the row does not name:
+    /// defaults are evaluated in a transaction that is rolled back. Without a database the columns
+    /// are guessed. The exit code is 0 if the relay would have no complaint.
+    Route(route::RouteArgs),
     /// Exit with 0 if the relay on the admin address is ready
     Healthcheck,
     /// Look at the configuration
@@ -215,6 +222,7 @@ pub fn main() -> ExitCode {
             run::init_log(LogConfig { format: LogFormat::Text, level: tracing::Level::WARN });
             with_runtime(crate::demo::run(args, &sources))
         }
+        Command::Route(args) => route::route(&sources, &args),
         Command::Migrate { print, inbox: true } => {
             with_config(&sources, |config| migrate::migrate_inbox(config, print))
         }

@@ -131,6 +131,20 @@ impl Config {
         Self::of(sources.settings())
     }
 
+    /// The same for what can do without a database. Whether there is one to ask, too.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, but not that no database is named.
+    pub fn load_without_database(sources: &Sources) -> Result<(Self, bool), Failure> {
+        let mut settings = sources.settings();
+        let is_named =
+            settings.is_chosen("postgres.url_file") || !settings.text("postgres.url").is_empty();
+        if !is_named {
+            settings.read_flag("postgres.url=postgres://nobody@localhost/none");
+        }
+        Ok((Self::of(settings)?, is_named))
+    }
+
     /// Reads and checks the text of an `outboxd.toml`, and nothing else: no file but those that it
     /// names, no environment. The same as `text.parse()`.
     ///

@@ -6,7 +6,7 @@
 
 use super::json::split_pointer;
 pub use super::problem::{BindError, MapProblem};
-use crate::pgoutput::Relation;
+use crate::pgoutput::{Column, Relation};
 
 /// A field of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -186,6 +186,18 @@ impl LayoutColumn {
 }
 
 impl Layout {
+    /// The same as the stream would tell it of a table that has neither name nor OID.
+    pub fn relation(&self) -> Relation {
+        let column =
+            |column: &LayoutColumn| Column { name: column.name.clone(), type_oid: column.type_oid };
+        Relation {
+            oid: 0,
+            namespace: String::new(),
+            name: String::new(),
+            columns: self.columns.iter().map(column).collect(),
+        }
+    }
+
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&LayoutColumn> {
         self.columns.iter().find(|column| column.name == name)

@@ -107,6 +107,14 @@ impl Mapper {
         Row { binding: &self.binding, values }.scheduled().ok().flatten()
     }
 
+    /// The same in the form of RFC 3339, or as PostgreSQL prints it where there is none.
+    pub fn due_text(&self, values: &[Option<&[u8]>]) -> Option<String> {
+        let row = Row { binding: &self.binding, values };
+        let mut due = String::new();
+        timestamp::rfc3339(&row.text(Field::ScheduledAt).ok()??, |part| due.push_str(part));
+        Some(due)
+    }
+
     /// The id of a row that may have no envelope.
     pub fn id<'a>(&'a self, values: &'a [Option<&'a [u8]>]) -> Option<Cow<'a, str>> {
         Row { binding: &self.binding, values }.any_id()

@@ -9,6 +9,7 @@ use super::columns::Field;
 use super::format::{Body, PayloadForm, Writer};
 use super::headers::{self, Headers};
 use super::map::Timestamp;
+use super::partition::Placement;
 use super::route::{BoundRouter, Routed};
 use super::status::Pending;
 use super::{MapError, timestamp};
@@ -90,6 +91,16 @@ impl Envelope<'_> {
     pub fn bytes(&self) -> usize {
         let key = self.key.as_ref().map_or(0, |key| key.len());
         self.headers.bytes() + key + self.value.map_or(0, <[u8]>::len)
+    }
+
+    /// What chooses the record's partition; nothing if any will do.
+    #[inline]
+    pub fn placement(&self) -> Option<Placement> {
+        let by = self.partition_by.as_deref().or(self.key.as_deref());
+        match (self.partition, by) {
+            (Some(partition), _) => Some(Placement::Fixed(partition)),
+            (None, by) => by.map(|by| Placement::of_key(by.as_bytes())),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::columns::{Kind, Layout, LayoutColumn};
 use super::json::{raw_members, scalar};
 use super::{MapError, timestamp};
 use crate::lsn::Position;
-use crate::pgoutput::{Column, Relation};
+use crate::pgoutput::Relation;
 
 /// A member of the object: its name, the column that it is, and that column's kind.
 type Member = (&'static str, &'static str, Kind);
@@ -58,13 +58,7 @@ pub fn layout() -> Layout {
 
 /// The same as the stream would tell it, if there were a table. No table has this OID.
 pub fn relation() -> Relation {
-    let columns = layout().columns.into_iter();
-    Relation {
-        oid: 0,
-        namespace: String::new(),
-        name: String::new(),
-        columns: columns.map(|c| Column { name: c.name, type_oid: c.type_oid }).collect(),
-    }
+    layout().relation()
 }
 
 /// A message's values, in the order of [`layout`].

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use super::{Error, Intake, TableName, quote_ident, quote_literal};
 use crate::outbox::columns::{Kind, Layout, LayoutColumn};
 use crate::outbox::message;
-use crate::pgoutput::{Column, Relation};
+use crate::pgoutput::Relation;
 
 /// What kind of server this is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,14 +103,11 @@ pub struct OutboxTable {
 impl OutboxTable {
     /// The table as the stream describes it.
     pub fn relation(&self) -> Relation {
-        let columns = self.layout.columns.iter();
         Relation {
             oid: self.oid,
             namespace: self.name.schema.clone(),
             name: self.name.name.clone(),
-            columns: columns
-                .map(|column| Column { name: column.name.clone(), type_oid: column.type_oid })
-                .collect(),
+            ..self.layout.relation()
         }
     }
 

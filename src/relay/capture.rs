@@ -224,11 +224,7 @@ impl Capture {
             Some(_) => (MessageRow::without_content(position), None),
         };
         let values = row.values();
-        let content = match (oversize, problem) {
-            (Some(bytes), _) => mapper.oversize(&values, position, now, bytes),
-            (None, Some(error)) => mapper.misfit(&values, position, error).map(Content::Misfit),
-            (None, None) => mapper.read(&values, position, now),
-        };
+        let content = content_of_message(mapper, &values, (oversize, problem), position, now);
         // It has one: its position at least.
         let content = content.ok_or_else(|| of_no_id(&format!("a message at {position}"), None))?;
         hand_over(Captive::new(content, position, &begin))?;
@@ -274,6 +270,22 @@ pub(super) fn content_of<'a>(
         return mapper.oversize(values, position, now, bytes);
     }
     mapper.read(values, position, now)
+}
+
+/// What the values of a message hold; with the size of one whose content was left out, and with what
+/// is wrong with it.
+pub(super) fn content_of_message<'a>(
+    mapper: &'a mut Mapper,
+    values: &'a [Option<&'a [u8]>],
+    (oversize, problem): (Option<usize>, Option<MapError>),
+    position: Position,
+    now: i64,
+) -> Option<Content<'a>> {
+    match (oversize, problem) {
+        (Some(bytes), _) => mapper.oversize(values, position, now, bytes),
+        (None, Some(error)) => mapper.misfit(values, position, error).map(Content::Misfit),
+        (None, None) => mapper.read(values, position, now),
+    }
 }
 
 /// A row without an id that could be read.

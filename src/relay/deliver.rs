@@ -109,14 +109,8 @@ impl<T> HeldWay<T> {
             return known.topic.map_or(Destination::Nowhere, Destination::Topic);
         }
         let own = known.topic.and_then(|topic| publisher.topics.name(topic));
-        let name = match own {
-            Some(_) if self.dead_letter.topic.is_empty() => return Destination::Nowhere,
-            Some(own) => self.dead_letter.topic.replace("{topic}", own),
-            None => self.dead_letter.default.clone(),
-        };
-        // A name can be too long with what is added to it.
-        let topic = publisher.topic(&name, now);
-        let topic = topic.or_else(|| publisher.topic(&self.dead_letter.default, now));
+        let name = self.dead_letter.destination(own);
+        let topic = name.and_then(|name| publisher.topic(&name, now));
         topic.map_or(Destination::Nowhere, Destination::Topic)
     }
 

@@ -21,6 +21,7 @@ use super::topics::TopicId;
 use crate::ack::{HeldLanes, Lane, Moment, Ordinal};
 use crate::failure::Failure;
 use crate::metrics::Meters;
+use crate::outbox::is_topic_name;
 use crate::sink::Sink;
 use crate::status::{Change, HeldBody, HeldEntry, Hold, Reason, Request};
 
@@ -38,6 +39,20 @@ pub struct DeadLetterConfig {
     pub topic: String,
     /// The topic of events that have none; empty for none.
     pub default: String,
+}
+
+impl DeadLetterConfig {
+    /// Where the dead letter of an event of the topic `own` goes; nothing if nowhere.
+    pub(super) fn destination(&self, own: Option<&str>) -> Option<String> {
+        let name = match own {
+            Some(_) if self.topic.is_empty() => return None,
+            Some(own) => self.topic.replace("{topic}", own),
+            None => self.default.clone(),
+        };
+        // A name can be too long with what is added to it.
+        let name = if is_topic_name(&name) { name } else { self.default.clone() };
+        is_topic_name(&name).then_some(name)
+    }
 }
 
 /// The held events of a session.
@@ -337,5 +352,24 @@ impl<T> HeldWay<T> {
     /// Whether there is nothing that a stop should wait for.
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_none() && self.changes.is_empty() && self.on_the_way == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_has_the_topic_of_its_event_or_the_one_for_all() {
+        let of = |topic: &str, default: &str, own: Option<&str>| {
+            let config = DeadLetterConfig { topic: topic.to_owned(), default: default.to_owned() };
+            config.destination(own)
+        };
+        let (own, default) = (Some("orders"), Some("dead".to_owned()));
+        assert_eq!(of("{topic}.dlq", "dead", own).as_deref(), Some("orders.dlq"));
+        assert_eq!(of("{topic}.dlq", "dead", None), default);
+        assert_eq!(of("{topic}.dlq", "dead", Some(&"x".repeat(249))), default, "too long");
+        assert_eq!(of("", "dead", own), None, "only in the database");
+        assert_eq!(of("", "", None), None);
     }
 }

@@ -10,7 +10,7 @@ use super::removal::Marks;
 use super::unsent::Unsent;
 use crate::failure::Code;
 use crate::outbox::EventMap;
-use crate::outbox::columns::MapProblem;
+use crate::outbox::columns::{Layout, MapProblem};
 use crate::outbox::status::{Mode, Pending, StatusMap};
 use crate::postgres::{Error, OutboxTable, Publication, ServerFacts, Slot, quote_ident};
 
@@ -84,7 +84,7 @@ pub async fn preflight(client: &Client, config: &RelayConfig) -> Result<Prefligh
     found.findings.extend(table_findings(&table));
     found.findings.extend(publication_findings(&found, &table, config));
     found.findings.extend(slot_findings(found.slot.as_ref(), config));
-    match compile(&table, config) {
+    match compile(&table.layout, config) {
         Ok((events, status)) => {
             let cleans = config.cleanup.is_some();
             found.findings.extend(privilege_findings(client, &table, &status, cleans).await?);
@@ -116,13 +116,14 @@ pub async fn preflight(client: &Client, config: &RelayConfig) -> Result<Prefligh
     Ok(found)
 }
 
-fn compile(
-    table: &OutboxTable,
+/// How rows of that layout become events, and how statuses are written; or what does not fit.
+pub(super) fn compile(
+    layout: &Layout,
     config: &RelayConfig,
 ) -> Result<(EventMap, StatusMap), Vec<MapProblem>> {
-    let status = config.status.compile(&table.layout);
+    let status = config.status.compile(layout);
     let pending = status.as_ref().map_or(Pending::Always, |status| status.pending.clone());
-    let events = EventMap::compile(&config.events, pending, &table.layout);
+    let events = EventMap::compile(&config.events, pending, layout);
     match (events, status) {
         (Ok(events), Ok(status)) => Ok((events, status)),
         (events, status) => {

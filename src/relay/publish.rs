@@ -167,12 +167,9 @@ impl<S: Sink> Publisher<S> {
         let topic = self.topic(envelope.topic, now).ok_or(MapError::BadTopic)?;
         let key = envelope.key.as_deref().map(str::as_bytes);
         let lane = self.lane(topic, key);
-        let by = envelope.partition_by.as_deref().map(str::as_bytes).or(key);
-        let placement = match (envelope.partition, by) {
-            (Some(partition), _) => Placement::Fixed(partition),
-            (None, Some(by)) => Placement::of_key(by),
-            (None, None) => Placement::Hashed(self.random.u32(..=0x7FFF_FFFF)),
-        };
+        let placement = envelope.placement();
+        let placement =
+            placement.unwrap_or_else(|| Placement::Hashed(self.random.u32(..=0x7FFF_FFFF)));
         let bytes = u32::try_from(envelope.bytes() + RECORD_OVERHEAD).unwrap_or(u32::MAX);
         let entrance = if self.topics.refuses(topic) {
             Entrance::Held

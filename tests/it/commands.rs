@@ -40,6 +40,7 @@ fn wrong_usage_is_told_apart() {
         "dlq",
         "pause",
         "resume",
+        "route",
         "healthcheck",
     ] {
         assert!(out.contains(&format!("  {command} ")), "{command} is not in {out}");

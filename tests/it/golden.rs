@@ -2,6 +2,7 @@
 //! for byte.
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::support::broker::Broker;
 use crate::support::database::Database;
@@ -10,8 +11,8 @@ use crate::support::relay::RelayOptions;
 use crate::support::setting;
 use crate::support::wait::{SOON, until};
 
-/// Cases whose records differ, and why that is meant.
-const DIFFERENT: &[(&str, &str)] = &[
+/// Cases whose records differ, and why that is meant. What they are instead is in `conformance`.
+pub const DIFFERENT: &[(&str, &str)] = &[
     ("json_schemas", "no schema is written into each record"),
     ("server_default", "no schema is written into each record"),
     ("snapshot", "without a status, rows that are older than the slot are not published"),
@@ -27,10 +28,10 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("update_fatal", "an update does not stop the stream"),
 ];
 
-struct Golden(Value);
+pub struct Golden(Value);
 
 impl Golden {
-    fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for form in ["connect", "server"] {
             let folder = format!("{}/testdata/debezium/{form}", env!("CARGO_MANIFEST_DIR"));
@@ -42,11 +43,33 @@ impl Golden {
         all
     }
 
-    fn name(&self) -> &str {
+    pub fn named(name: &str) -> Self {
+        let found = Self::all().into_iter().find(|golden| golden.name() == name);
+        found.unwrap_or_else(|| panic!("there is no golden case {name}"))
+    }
+
+    /// The same with another line in the configuration.
+    pub fn with_property(mut self, line: &str) -> Self {
+        self.0["properties"].as_array_mut().unwrap().push(line.into());
+        self
+    }
+
+    /// The same with another row after the others.
+    pub fn with_row(mut self, statement: &str) -> Self {
+        self.0["rows"].as_array_mut().unwrap().push(statement.into());
+        self
+    }
+
+    /// Whether Debezium stopped, or refused to start.
+    pub fn fails(&self) -> bool {
+        !self.0["fails"].is_null()
+    }
+
+    pub fn name(&self) -> &str {
         self.0["name"].as_str().unwrap()
     }
 
-    fn text(&self, member: &str) -> String {
+    pub fn text(&self, member: &str) -> String {
         let lines = self.0[member].as_array().unwrap().iter();
         lines.map(|line| line.as_str().unwrap()).collect::<Vec<_>>().join("\n")
     }
@@ -60,6 +83,46 @@ impl Golden {
             self.records().iter().map(|record| record["topic"].as_str().unwrap()).collect();
         topics.dedup();
         topics
+    }
+
+    /// A database with the case's table, and a relay with the case's configuration.
+    pub async fn set_up(&self, kafka: &Kafka) -> (Database, RelayOptions, TempDir) {
+        let database = Database::empty_at(&setting("DATABASE_URL"), self.name()).await;
+        database.execute(&self.text("table")).await;
+        let imported = outboxd::import::debezium(&self.text("properties")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("outboxd.toml");
+        std::fs::write(&file, imported.toml).unwrap();
+        // Slot and publication are the database's here: outboxd makes them itself.
+        let options = RelayOptions::new(&database, kafka).file(file.to_str().unwrap());
+        let (code, said, complaint) = options.command_output(&["check"]);
+        assert_eq!(code, 0, "{}: {said}{complaint}", self.name());
+        let (code, said, complaint) = options.command_output(&["migrate"]);
+        assert_eq!(code, 0, "{}: {said}{complaint}", self.name());
+        (database, options, folder)
+    }
+
+    /// The records of the case's rows in these topics, once there are so many.
+    pub async fn published(&self, kafka: &Kafka, topics: &[&str], count: usize) -> Vec<Record> {
+        for topic in topics {
+            kafka.create_topic(topic, 4, &[]).await;
+        }
+        let (database, options, _folder) = self.set_up(kafka).await;
+        let relay = options.start_ready().await;
+        database.execute("SET TIME ZONE 'UTC'").await;
+        // Statement by statement, as psql sends them: each is a transaction.
+        for statement in self.text("rows").split_inclusive(";\n") {
+            database.execute(statement).await;
+        }
+        let records = until(format!("the records of {}", self.name()), SOON, || async {
+            let records = kafka.read(topics);
+            (records.len() >= count).then_some(records)
+        })
+        .await;
+        assert_eq!(relay.stop().await, 0, "{}", self.name());
+        let slot = database.name.clone();
+        database.drop(&slot).await;
+        records
     }
 }
 
@@ -142,36 +205,8 @@ fn difference(golden: &Value, record: &Record) -> Option<String> {
 /// Runs a case; what differs.
 async fn run(golden: &Golden, kafka: &Kafka) -> Option<String> {
     println!("{}", golden.name());
-    for topic in golden.topics() {
-        kafka.create_topic(topic, 4, &[]).await;
-    }
-    let database = Database::empty_at(&setting("DATABASE_URL"), golden.name()).await;
-    database.execute(&golden.text("table")).await;
-    let imported = outboxd::import::debezium(&golden.text("properties")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("outboxd.toml");
-    std::fs::write(&file, imported.toml).unwrap();
-    // Slot and publication are the database's here: outboxd makes them itself.
-    let options = RelayOptions::new(&database, kafka).file(file.to_str().unwrap());
-    let (code, said, complaint) = options.command_output(&["check"]);
-    assert_eq!(code, 0, "{}: {said}{complaint}", golden.name());
-    let (code, said, complaint) = options.command_output(&["migrate"]);
-    assert_eq!(code, 0, "{}: {said}{complaint}", golden.name());
-    let relay = options.start_ready().await;
-    database.execute("SET TIME ZONE 'UTC'").await;
-    // Statement by statement, as psql sends them: each is a transaction.
-    for statement in golden.text("rows").split_inclusive(";\n") {
-        database.execute(statement).await;
-    }
     let expected = golden.records();
-    let records = until(format!("the records of {}", golden.name()), SOON, || async {
-        let records = kafka.read(&golden.topics());
-        (records.len() >= expected.len()).then_some(records)
-    })
-    .await;
-    assert_eq!(relay.stop().await, 0, "{}", golden.name());
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    let records = golden.published(kafka, &golden.topics(), expected.len()).await;
     let mut expected: Vec<_> = expected.iter().collect();
     expected.sort_by_key(|record| record["topic"].as_str().unwrap().to_owned());
     let mut differences = expected.into_iter().zip(&records);
