@@ -130,10 +130,9 @@ impl Guess {
             Kind::Scalar => (1700, "numeric"),
             _ => (25, "text"),
         };
-        let (name, type_name) = (name.to_owned(), type_name.to_owned());
-        let value = row.get(&name).and_then(|json| value(json.get(), kind));
+        let value = row.get(name).and_then(|json| value(json.get(), kind));
         self.values.push(value.map(String::into_bytes));
-        self.layout.columns.push(LayoutColumn { name, type_oid, type_name, kind });
+        self.layout.columns.push(LayoutColumn::new(name, type_oid, type_name, kind));
     }
 
     fn fill(&mut self, name: &str, text: &str) {
