@@ -7,6 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -109,7 +110,10 @@ impl Kafka {
 
     /// How many partitions it has; 0 if it does not exist.
     pub fn partitions(&self, topic: &str) -> usize {
-        let consumer: BaseConsumer = self.config().create().unwrap();
+        Self::partitions_of(&self.config().create().unwrap(), topic)
+    }
+
+    fn partitions_of(consumer: &BaseConsumer, topic: &str) -> usize {
         let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10));
         metadata
             .ok()
@@ -119,6 +123,11 @@ impl Kafka {
 
     /// Every record of these topics, in the order of offsets within each partition.
     pub fn read(&self, topics: &[&str]) -> Vec<Record> {
+        self.try_read(topics).expect("partitions that are led")
+    }
+
+    /// The same; none where a topic is so new that nobody leads one of its partitions.
+    fn try_read(&self, topics: &[&str]) -> Option<Vec<Record>> {
         let mut config = self.config();
         config.set("group.id", "checker").set("enable.auto.commit", "false");
         config.set("fetch.wait.max.ms", "10").set("enable.partition.eof", "false");
@@ -126,10 +135,16 @@ impl Kafka {
         let mut assignment = TopicPartitionList::new();
         let mut left: BTreeMap<(String, i32), i64> = BTreeMap::new();
         for topic in topics {
-            for partition in 0..i32::try_from(self.partitions(topic)).unwrap() {
-                let (low, high) = consumer
-                    .fetch_watermarks(topic, partition, Duration::from_secs(10))
-                    .unwrap_or_else(|error| panic!("{topic}/{partition}: {error}"));
+            let partitions = Self::partitions_of(&consumer, topic);
+            for partition in 0..i32::try_from(partitions).unwrap() {
+                let marks = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10));
+                let (low, high) = match marks {
+                    Ok(marks) => marks,
+                    Err(KafkaError::MetadataFetch(RDKafkaErrorCode::NotLeaderForPartition)) => {
+                        return None;
+                    }
+                    Err(error) => panic!("{topic}/{partition}: {error}"),
+                };
                 if high > low {
                     assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
                     left.insert(((*topic).to_owned(), partition), high - 1);
@@ -169,14 +184,13 @@ impl Kafka {
         records.sort_by(|a, b| {
             (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset))
         });
-        records
+        Some(records)
     }
 
     /// Waits until a topic has so many records, and gives them.
     pub async fn wait_for(&self, topic: &str, count: usize) -> Vec<Record> {
         super::wait::until(format!("{count} records in {topic}"), super::wait::SOON, || async {
-            let records = self.read(&[topic]);
-            (records.len() >= count).then_some(records)
+            self.try_read(&[topic]).filter(|records| records.len() >= count)
         })
         .await
     }
