@@ -368,7 +368,14 @@ pub(crate) mod tests {
         };
         let state = |labels, mode| of("state", Kind::Enum, labels, mode);
         assert_eq!(state(&["SENT", "PENDING", "X", "FAILED"], Mode::Update), [""; 0]);
-        assert_eq!(state(&["PENDING", "FAILED"], Mode::Ledger), [""; 0], "SENT is not written");
+        assert_eq!(state(&["PENDING", "FAILED"], Mode::Delete), [""; 0], "SENT is not written");
+        assert_eq!(
+            state(&["PENDING", "FAILED"], Mode::Ledger),
+            [
+                r#"outbox.status.labels.sent: column "status" is of type state, which cannot be "SENT"; expected one of PENDING, FAILED"#
+            ],
+            "a row that failed says it in the end"
+        );
         assert_eq!(
             state(&["NEW", "SENT"], Mode::Update),
             [

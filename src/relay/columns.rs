@@ -80,11 +80,7 @@ const WITHOUT_INDEX: &str = "\
 /// Whether rows can be found by the id, and fast.
 pub(super) async fn slow_id(client: &Client, outbox: &Outbox) -> Result<Option<Finding>, Error> {
     let Outbox { table, events, status } = outbox;
-    let writes_rows = matches!(status.mode, Mode::Update | Mode::Delete)
-        || status.status.is_some()
-        || status.attempts.is_some()
-        || status.next_attempt_at.is_some()
-        || status.last_error.is_some();
+    let writes_rows = matches!(status.mode, Mode::Update | Mode::Delete) || status.shows_failures();
     let Some(id) = events.mapping().column(Field::Id) else {
         return Ok(None);
     };
