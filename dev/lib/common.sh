@@ -8,6 +8,8 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 DEV_DIR=${OUTBOXD_DEV_DIR:-/tmp/outboxd-dev-$(id -u)}
 KAFKA_VERSION=${KAFKA_VERSION:-4.3.0}
 KAFKA_LIBS=$DEV_DIR/kafka-$KAFKA_VERSION/libs
+# Made by kafka_install; tests/it looks for it there.
+KAFKA_ARCHIVE=$DEV_DIR/kafka-$KAFKA_VERSION/classes.jsa
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
@@ -38,6 +40,14 @@ wait_for() {
 
 port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# kill_server DIRECTORY: the one whose pid is in DIRECTORY/pid.
+kill_server() {
+  local pid
+  pid=$(cat "$1/pid" 2>/dev/null) || return 0
+  kill -9 "$pid" 2>/dev/null || true
+  rm -f "$1/pid"
+}
+
 # apt_install PACKAGE...: as root only; says what is missing otherwise.
 apt_install() {
   command -v apt-get >/dev/null || die "please install: $*"
@@ -47,6 +57,25 @@ apt_install() {
   apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 ||
     { apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }
+
+# debian_unpack PACKAGE DIRECTORY FILE: Debian's, unpacked and not installed, unless FILE is there: no service
+# of the system starts.
+debian_unpack() {
+  local package=$1 dir=$2 file=$3 work
+  [ -x "$dir/$file" ] && return
+  command -v dpkg-deb >/dev/null || die "please install: $package"
+  say "fetching $package ..."
+  mkdir -p "$DEV_DIR"
+  work=$(mktemp -d "$DEV_DIR/fetch.XXXXXX")
+  (cd "$work" && { apt_download "$package" || { apt-get update -qq && apt_download "$package"; }; } >&2)
+  mkdir "$work/tree"
+  dpkg-deb -x "$work/$package"_*.deb "$work/tree"
+  mv -T "$work/tree" "$dir" 2>/dev/null || [ -x "$dir/$file" ]
+  rm -rf "$work"
+}
+
+# The warning that root is not confined while it downloads says nothing here.
+apt_download() { apt-get download -qq "$@" 2> >(grep -v '_apt' >&2); }
 
 # build_tools: what cargo needs here.
 build_tools() {
@@ -62,4 +91,15 @@ build_tools() {
 maven_fetch() {
   command -v mvn >/dev/null || apt_install maven
   mvn -q -B dependency:copy -Dartifact="$1" -DoutputDirectory="$2"
+}
+
+# python_packages DIRECTORY PACKAGE...: a new environment of Python's own with them.
+python_packages() {
+  local home=$1
+  shift
+  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3 python3-venv
+  mkdir -p "$DEV_DIR"
+  rm -rf "$home"
+  python3 -m venv "$home" >&2 &&
+    "$home/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2
 }

@@ -1,16 +1,14 @@
-# Python for the consumer of docs/CONSUMERS.md, which a test runs. Sourced after common.sh.
+# Python for the consumer of docs/CONSUMERS.md and for tools that check deployments, which tests run. Sourced
+# after common.sh.
 
 # python_install: its packages, in an environment of their own; prints the interpreter.
 python_install() {
-  local home=$DEV_DIR/python packages=$REPO/testdata/consumers/requirements.txt
-  if ! cmp -s "$packages" "$home/.complete"; then
-    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3 python3-venv
-    say "fetching the Python consumer's packages ..."
-    mkdir -p "$DEV_DIR"
-    rm -rf "$home"
-    python3 -m venv "$home" >&2
-    "$home/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$packages" >&2
-    cp "$packages" "$home/.complete"
+  local home=$DEV_DIR/python
+  local packages=("$REPO/testdata/consumers/requirements.txt" "$REPO/testdata/deploy/requirements.txt")
+  if ! cmp -s <(cat "${packages[@]}") "$home/.complete"; then
+    say "fetching the tests' Python packages ..."
+    python_packages "$home" "${packages[@]/#/--requirement=}" || return
+    cat "${packages[@]}" >"$home/.complete"
   fi
   echo "$home/bin/python"
 }
