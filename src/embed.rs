@@ -49,9 +49,9 @@ impl Relay {
         Self::of(relay::Relay::start(config.relay), grace)
     }
 
-    /// Starts a relay that publishes to another place than Kafka. Each session opens a sink of its
-    /// own; a sink that cannot be opened halts the relay. `[kafka]` of the configuration is used for
-    /// what may be in flight, and for nothing else.
+    /// Starts a relay that publishes to a place of the service's own. Each session opens a sink of its
+    /// own; a sink that cannot be opened halts the relay. Of the sink that the configuration names, what
+    /// may be in flight is used, and nothing else.
     ///
     /// What a sink has to keep is told at [`Sink`]; all promises of the relay rest on it.
     ///

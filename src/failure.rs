@@ -4,6 +4,7 @@
 //! and numbers, never a payload or a secret.
 
 mod lost;
+mod remedy;
 
 use std::fmt;
 
@@ -15,6 +16,8 @@ pub enum Code {
     Config,
     /// The column or status map does not fit the table.
     Map,
+    /// A setting leaves something open that could be guarded.
+    Unprotected,
     /// PostgreSQL does not answer.
     PostgresUnavailable,
     /// PostgreSQL does not let us in.
@@ -37,6 +40,16 @@ pub enum Code {
     InRecovery,
     /// PostgreSQL refused something for a reason that we do not know.
     PostgresRefused,
+    /// A setting of the server does not suit the relay.
+    ServerSetting,
+    /// The server has no slot or walsender left.
+    NoRoom,
+    /// The table makes the relay's work dearer than it needs to be, or puts it at risk.
+    TableCostly,
+    /// The relay's role may do more than it needs.
+    RoleTooStrong,
+    /// The relay's clock and PostgreSQL's differ.
+    ClockSkew,
     /// The publication is not there.
     PublicationMissing,
     /// The publication was dropped or changed while the slot existed.
@@ -49,6 +62,8 @@ pub enum Code {
     SlotLost,
     /// Somebody moved the slot past what the relay confirmed.
     SlotMoved,
+    /// The server keeps much WAL or old rows, or may do so without a limit.
+    WalKept,
     /// The slot is of another kind.
     SlotUnsuitable,
     /// Something keeps the slot from being created.
@@ -67,15 +82,15 @@ pub enum Code {
     RowTooLarge,
     /// A row cannot become an event.
     Unpublishable,
-    /// Kafka does not answer.
-    KafkaUnavailable,
+    /// The sink does not answer.
+    SinkUnavailable,
     /// A topic does not exist.
     TopicMissing,
-    /// Kafka does not let us write to a topic.
+    /// The sink does not let us write to a topic.
     TopicDenied,
     /// An event is larger than its topic takes.
     EventTooLarge,
-    /// Kafka refused an event.
+    /// The sink refused an event.
     EventRefused,
     /// The producer cannot go on.
     ProducerFatal,
@@ -85,8 +100,14 @@ pub enum Code {
     TopicPaused,
     /// As many events are held as may be.
     HeldFull,
-    /// Kafka's client refuses its configuration.
-    KafkaConfig,
+    /// There is no TLS connection to the sink.
+    SinkTls,
+    /// The sink does not let us in.
+    SinkAuth,
+    /// A topic's settings put its records at risk, or keep them out.
+    TopicRisky,
+    /// The sink's client refuses its configuration.
+    SinkConfig,
     /// Another relay took over.
     Fenced,
     /// Statuses cannot be written.
@@ -95,6 +116,8 @@ pub enum Code {
     GraceExceeded,
     /// The relay has not come far enough yet to tell.
     RelayBehind,
+    /// The relay did not become ready in time.
+    NotReady,
     /// The admin address cannot be listened on.
     AdminListen,
     /// Nothing is held as it was named.
@@ -111,9 +134,10 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 48] = [
+    pub const ALL: [Code; 59] = [
         Code::Config,
         Code::Map,
+        Code::Unprotected,
         Code::PostgresUnavailable,
         Code::PostgresAuth,
         Code::PostgresPermission,
@@ -125,12 +149,18 @@ impl Code {
         Code::TableUnsuitable,
         Code::InRecovery,
         Code::PostgresRefused,
+        Code::ServerSetting,
+        Code::NoRoom,
+        Code::TableCostly,
+        Code::RoleTooStrong,
+        Code::ClockSkew,
         Code::PublicationMissing,
         Code::PublicationLost,
         Code::PublicationUnsuitable,
         Code::SlotMissing,
         Code::SlotLost,
         Code::SlotMoved,
+        Code::WalKept,
         Code::SlotUnsuitable,
         Code::SlotBlocked,
         Code::SlotInUse,
@@ -140,7 +170,7 @@ impl Code {
         Code::LayoutChanged,
         Code::RowTooLarge,
         Code::Unpublishable,
-        Code::KafkaUnavailable,
+        Code::SinkUnavailable,
         Code::TopicMissing,
         Code::TopicDenied,
         Code::EventTooLarge,
@@ -149,11 +179,15 @@ impl Code {
         Code::PartitionsChanged,
         Code::TopicPaused,
         Code::HeldFull,
-        Code::KafkaConfig,
+        Code::SinkTls,
+        Code::SinkAuth,
+        Code::TopicRisky,
+        Code::SinkConfig,
         Code::Fenced,
         Code::StatusWrite,
         Code::GraceExceeded,
         Code::RelayBehind,
+        Code::NotReady,
         Code::AdminListen,
         Code::NotHeld,
         Code::RequestRefused,
@@ -167,6 +201,7 @@ impl Code {
         match self {
             Code::Config => 1001,
             Code::Map => 1002,
+            Code::Unprotected => 1003,
             Code::PostgresUnavailable => 2001,
             Code::PostgresAuth => 2002,
             Code::PostgresPermission => 2003,
@@ -178,6 +213,11 @@ impl Code {
             Code::TableUnsuitable => 2009,
             Code::InRecovery => 2010,
             Code::PostgresRefused => 2011,
+            Code::ServerSetting => 2012,
+            Code::NoRoom => 2013,
+            Code::TableCostly => 2014,
+            Code::RoleTooStrong => 2015,
+            Code::ClockSkew => 2016,
             Code::PublicationMissing => 2020,
             Code::PublicationLost => 2021,
             Code::PublicationUnsuitable => 2022,
@@ -187,158 +227,37 @@ impl Code {
             Code::SlotBlocked => 2033,
             Code::SlotInUse => 2034,
             Code::SlotMoved => 2035,
+            Code::WalKept => 2036,
             Code::IdentityChanged => 2040,
             Code::IntakeChanged => 2041,
             Code::Protocol => 3001,
             Code::LayoutChanged => 3002,
             Code::RowTooLarge => 3003,
             Code::Unpublishable => 3004,
-            Code::KafkaUnavailable => 4001,
+            Code::SinkUnavailable => 4001,
             Code::TopicMissing => 4002,
             Code::TopicDenied => 4003,
             Code::EventTooLarge => 4004,
             Code::EventRefused => 4005,
             Code::ProducerFatal => 4006,
-            Code::KafkaConfig => 4007,
+            Code::SinkConfig => 4007,
             Code::PartitionsChanged => 4008,
             Code::TopicPaused => 4009,
             Code::HeldFull => 4010,
+            Code::SinkTls => 4011,
+            Code::SinkAuth => 4012,
+            Code::TopicRisky => 4013,
             Code::Fenced => 5001,
             Code::StatusWrite => 5002,
             Code::GraceExceeded => 5003,
             Code::RelayBehind => 5004,
+            Code::NotReady => 5005,
             Code::AdminListen => 6001,
             Code::NotHeld => 6002,
             Code::RequestRefused => 6003,
             Code::DemoServer => 7001,
             Code::DemoBroken => 7002,
             Code::Bug => 9001,
-        }
-    }
-
-    /// What to do, in a sentence.
-    pub const fn remedy(self) -> &'static str {
-        match self {
-            Code::Config => "correct the configuration; `outboxd check` validates it offline",
-            Code::Map => "correct [outbox.columns] or [outbox.status] so that they fit the table",
-            Code::PostgresUnavailable => {
-                "check that PostgreSQL runs and that postgres.url leads to it; the relay keeps trying"
-            }
-            Code::PostgresAuth => {
-                "correct the user, password, certificates or sslmode in postgres.url, or pg_hba.conf"
-            }
-            Code::PostgresPermission => {
-                "grant the relay's role what migrations/0004_roles.sql grants"
-            }
-            Code::WalLevel => "set wal_level = logical and restart PostgreSQL",
-            Code::ServerVersion => "use PostgreSQL 14 or newer",
-            Code::SynchronousStandby => {
-                "leave application_name of the relay out of synchronous_standby_names: commits would \
-                 wait for the relay, and the relay for its own commits"
-            }
-            Code::SchemaMissing => "run `outboxd migrate` as the owner of the database",
-            Code::TableMissing => "run `outboxd migrate`, or name your table in outbox.table",
-            Code::TableUnsuitable => "change the table as said",
-            Code::InRecovery => "let postgres.url lead to the primary; the relay keeps trying",
-            Code::PostgresRefused => "see the reason and the server's log",
-            Code::PublicationMissing => {
-                "run `outboxd migrate` as the table's owner, or create the publication as said"
-            }
-            Code::PublicationLost => {
-                "rows that were written meanwhile may be missing in the stream: put the publication \
-                 right (`outboxd doctor`), run `outboxd slot recover`, and start again, which publishes \
-                 every row that is unsent"
-            }
-            Code::PublicationUnsuitable => "change the publication as said",
-            Code::SlotMissing => {
-                "if the slot was dropped, run `outboxd slot recover`, then start again, which \
-                 publishes every row that is unsent; if it never existed, set postgres.create = true \
-                 or run `outboxd slot create`"
-            }
-            Code::SlotLost => {
-                "run `outboxd slot recover`, then start again, which publishes every row that is \
-                 unsent; raise max_slot_wal_keep_size"
-            }
-            Code::SlotMoved => {
-                "rows were left out: run `outboxd slot recover`, then start again, which publishes every \
-                 row that is unsent; let nothing else read or advance the slot"
-            }
-            Code::SlotUnsuitable => "name another slot in postgres.slot, or drop this one",
-            Code::SlotBlocked => {
-                "end the transactions named above, or wait for them; the relay keeps trying"
-            }
-            Code::SlotInUse => {
-                "nothing, if that is another relay: this one waits as standby; otherwise stop what \
-                 reads the slot"
-            }
-            Code::IdentityChanged => {
-                "let postgres.url lead to the server of before; if this one replaces it for good, run \
-                 `outboxd slot recover` and start again, which publishes every row that is unsent"
-            }
-            Code::IntakeChanged => {
-                "give it a relay.id and a postgres.slot of its own; or, once the old one has published \
-                 everything, run `outboxd slot drop` and start again"
-            }
-            Code::Protocol => "report this with the message; nothing was skipped or confirmed",
-            Code::LayoutChanged => {
-                "restore the column, or correct [outbox.columns] and start the relay again"
-            }
-            Code::RowTooLarge => "raise outbox.max_row_bytes, memory allowing, and write it again",
-            Code::Unpublishable => {
-                "correct what is said in the configuration (routing, columns, encoding) or the writer; \
-                 the event is kept (`outboxd dlq list`)"
-            }
-            Code::KafkaUnavailable => {
-                "check that Kafka runs and that kafka.bootstrap_servers leads to it; the relay keeps \
-                 trying and loses nothing"
-            }
-            Code::TopicMissing => "create the topic; the relay sees it within seconds",
-            Code::TopicDenied => {
-                "allow the relay's principal to write to and describe the topic; the relay keeps trying"
-            }
-            Code::EventTooLarge => {
-                "raise the topic's max.message.bytes; the relay looks before every attempt"
-            }
-            Code::EventRefused => {
-                "see the reason and correct the topic's configuration; an event is tried again by \
-                 itself, an answer that is not known stops the relay: report it"
-            }
-            Code::ProducerFatal => "nothing: the relay has replaced its producer",
-            Code::PartitionsChanged => {
-                "if the change is meant, run `outboxd resume --topic NAME`: from then on keys go to \
-                 the partitions that the new number gives them"
-            }
-            Code::TopicPaused => "run `outboxd resume --topic NAME` when it may go on",
-            Code::HeldFull => {
-                "mend what the events are held for, skip or discard some (`outboxd events list`), or \
-                 raise held.max_events and held.max_bytes; until then nothing more is read"
-            }
-            Code::KafkaConfig => "correct kafka.properties",
-            Code::Fenced => {
-                "nothing, if another relay took over; with relay.standby = true this one waits for its turn"
-            }
-            Code::StatusWrite => {
-                "see the reason; until statuses can be written nothing is confirmed, and nothing is lost"
-            }
-            Code::GraceExceeded => {
-                "nothing is lost: events that were not settled are sent again at the next start; \
-                 raise relay.shutdown_grace to avoid it"
-            }
-            Code::RelayBehind => {
-                "wait until the relay has caught up (`outboxd status`), or find out why it does not"
-            }
-            Code::AdminListen => "choose another admin.listen, or free the port",
-            Code::NotHeld => {
-                "see `outboxd events list`, `outboxd keys list` and `outboxd dlq list`; it may have \
-                 been published meanwhile"
-            }
-            Code::RequestRefused => "correct the request as said; nothing was changed",
-            Code::DemoServer => {
-                "install PostgreSQL's server (on Debian: apt-get install postgresql), or say with \
-                 --pg-bin or PG_BIN where its initdb and postgres are"
-            }
-            Code::DemoBroken => "report this with the proof line and the log",
-            Code::Bug => "report this with the log; nothing was confirmed that was not settled",
         }
     }
 
@@ -350,13 +269,15 @@ impl Code {
             | Code::InRecovery
             | Code::SlotBlocked
             | Code::SlotInUse
-            | Code::KafkaUnavailable
+            | Code::SinkUnavailable
             | Code::TopicMissing
             | Code::PartitionsChanged
             | Code::TopicPaused
             | Code::HeldFull
             | Code::GraceExceeded
             | Code::RelayBehind
+            | Code::NoRoom
+            | Code::NotReady
             | Code::StatusWrite
             | Code::DemoServer => 69,
             Code::PostgresRefused
@@ -370,9 +291,15 @@ impl Code {
             | Code::SlotMoved
             | Code::IdentityChanged => 73,
             Code::Fenced => 75,
-            Code::PostgresAuth | Code::PostgresPermission | Code::TopicDenied => 77,
+            Code::PostgresAuth
+            | Code::PostgresPermission
+            | Code::RoleTooStrong
+            | Code::SinkTls
+            | Code::SinkAuth
+            | Code::TopicDenied => 77,
             Code::Config
             | Code::Map
+            | Code::Unprotected
             | Code::WalLevel
             | Code::ServerVersion
             | Code::SynchronousStandby
@@ -388,7 +315,12 @@ impl Code {
             | Code::Unpublishable
             | Code::EventTooLarge
             | Code::EventRefused
-            | Code::KafkaConfig
+            | Code::SinkConfig
+            | Code::ServerSetting
+            | Code::TableCostly
+            | Code::ClockSkew
+            | Code::WalKept
+            | Code::TopicRisky
             | Code::AdminListen => 78,
         }
     }

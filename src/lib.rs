@@ -21,12 +21,13 @@
 //! | | [`ack`] | what is open, what may go, what may be settled, what may be confirmed |
 //! | | [`retry`] | when to try again |
 //! | edges | `postgres` | the replication stream, SQL, the catalog, slot and publication |
-//! | | `sink` | Kafka, behind the trait `Sink` |
+//! | | `sink` | Kafka, Redis Streams and NATS JetStream, behind the trait `Sink` |
 //! | | `status` | statuses and the stored position, behind the trait `StatusStore` |
 //! | library | [`writer`] | events into the outbox, in the caller's transaction |
 //! | | [`inbox`] | events processed once, in the consumer's transaction |
 //! | verbs | `relay` | captures, publishes, settles, confirms: the session and its loop |
-//! | shell | `config` | file, environment and flags become what the modules need |
+//! | shell | `built` | what was built |
+//! | | `config` | file, environment and flags become what the modules need |
 //! | | `import` | another tool's configuration becomes ours |
 //! | | `migrations` | the SQL files, with the configured names |
 //! | | `operate` | what operators look at and ask for |
@@ -41,6 +42,8 @@
 pub mod ack;
 #[cfg(feature = "relay")]
 pub mod admin;
+#[cfg(feature = "relay")]
+pub mod built;
 #[cfg(feature = "relay")]
 pub mod cli;
 #[cfg(feature = "relay")]
@@ -77,6 +80,8 @@ pub mod shutdown;
 pub mod sink;
 #[cfg(feature = "relay")]
 pub mod status;
+#[cfg(feature = "relay")]
+mod terminal;
 pub mod writer;
 
 #[cfg(feature = "relay")]

@@ -88,6 +88,11 @@ pub struct Position {
 impl Position {
     /// Before every event: nothing was settled yet.
     pub const ORIGIN: Position = Position { commit: Lsn::INVALID, index: 0 };
+
+    /// Itself, if it is a place in the stream.
+    pub fn known(self) -> Option<Self> {
+        self.commit.is_valid().then_some(self)
+    }
 }
 
 impl fmt::Display for Position {

@@ -24,6 +24,22 @@ pub const STATES: [&str; 7] =
 /// What a slot's WAL can be, as in the label of `outbox_slot_wal_status`.
 pub const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
 
+/// What can fail, and how, as in the labels of `outbox_relay_errors_total`.
+const ERRORS: [(&str, &str); 12] = [
+    ("postgres", "unavailable"),
+    ("kafka", "unavailable"),
+    ("kafka", "fatal"),
+    ("kafka", "event"),
+    ("redis", "unavailable"),
+    ("redis", "fatal"),
+    ("redis", "event"),
+    ("nats", "unavailable"),
+    ("nats", "fatal"),
+    ("nats", "event"),
+    ("cleanup", "refused"),
+    ("cleanup", "failed"),
+];
+
 macro_rules! meters {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident = $name:literal $(, $label:literal = $value:literal)*;)*) => {
         /// The relay's meters, looked up once.
@@ -137,7 +153,7 @@ meters! {
     producer_fatal: Counter = "outbox_producer_fatal_total";
     /// Replication connections made anew.
     reconnects: Counter = "outbox_replication_reconnects_total";
-    /// Events that were given up and sent to a dead-letter topic.
+    /// Events that were given up: dead letters, in their topic or only in the database.
     dead_letters: Counter = "events_dlq_total";
     /// Held events: refused, and tried again.
     held_retry: Gauge = "outbox_held_events", "reason" = "retry";
@@ -149,6 +165,10 @@ meters! {
     held_scheduled: Gauge = "outbox_held_events", "reason" = "scheduled";
     /// Held events: given up.
     held_dead: Gauge = "outbox_held_events", "reason" = "dead";
+    /// How much of what may be held is held, of events or of bytes: 1 is full.
+    held_ratio: Gauge = "outbox_held_ratio";
+    /// Whether the relay can do its job, as /readyz tells; a standby can.
+    ready: Gauge = "outbox_relay_ready";
     /// Rows that are unsent and that the relay does not know of, as it last found.
     missed_events: Gauge = "outbox_missed_events";
     /// What was cleaned up: rows of the outbox.
@@ -226,10 +246,11 @@ pub fn show_wal_status(current: &str) {
     }
 }
 
-/// Shows what was built.
-pub fn show_build() {
-    gauge!("outbox_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    for (component, class) in [("postgres", "unavailable"), ("kafka", "unavailable")] {
+/// Shows what was built, by the names of the facts.
+pub fn show_build(facts: &[(&'static str, String)]) {
+    gauge!("outbox_build_info", facts).set(1.0);
+    // What appears only when it happens, has not increased.
+    for (component, class) in ERRORS {
         counter!("outbox_relay_errors_total", "component" => component, "class" => class)
             .increment(0);
     }

@@ -1,4 +1,4 @@
-//! Names that others have to take: PostgreSQL's tables and messages, Kafka's topics.
+//! Names that others have to take: PostgreSQL's tables and messages, topics of the sinks.
 
 use std::fmt;
 
@@ -111,6 +111,51 @@ fn read_ident(text: &str) -> Result<(String, &str), &'static str> {
     }
 }
 
+/// Who has to take the name of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TopicNames {
+    /// Kafka: letters, digits, `.`, `_` and `-`, up to 249 of them.
+    #[default]
+    Kafka,
+    /// Redis: any key of up to 512 bytes without control characters.
+    Redis,
+    /// NATS: a subject without wildcards, up to 249 bytes.
+    Nats,
+}
+
+impl TopicNames {
+    /// Whether it is a name.
+    pub fn takes(self, name: &str) -> bool {
+        match self {
+            Self::Kafka => is_topic_name(name),
+            Self::Redis => {
+                (1..=512).contains(&name.len())
+                    && !name.contains(|letter: char| letter.is_control())
+            }
+            Self::Nats => {
+                let is_token = |token: &str| {
+                    !token.is_empty()
+                        && token
+                            .bytes()
+                            .all(|byte| byte.is_ascii_graphic() && byte != b'*' && byte != b'>')
+                };
+                name.len() <= 249 && !name.starts_with('$') && name.split('.').all(is_token)
+            }
+        }
+    }
+}
+
+impl fmt::Display for TopicNames {
+    /// Who it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kafka => "Kafka",
+            Self::Redis => "Redis",
+            Self::Nats => "NATS",
+        })
+    }
+}
+
 /// Whether Kafka takes `name` for a topic.
 pub fn is_topic_name(name: &str) -> bool {
     (1..=249).contains(&name.len())
@@ -148,6 +193,26 @@ mod tests {
         }
         for bad in ["", ".", "..", "a b", "ü", "a/b", "a\0", &"x".repeat(250)] {
             assert!(!is_topic_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_sink_has_names_of_its_own() {
+        for (name, by) in [
+            ("identity.user.v1", [true, true, true]),
+            ("identity:user:v1", [false, true, true]),
+            ("{orders}.new", [false, true, true]),
+            ("a b", [false, true, false]),
+            ("a..b", [true, true, false]),
+            (".a", [true, true, false]),
+            ("a.*", [false, true, false]),
+            ("$JS.API", [false, true, false]),
+            ("ü", [false, true, false]),
+            ("a\n", [false, false, false]),
+            ("", [false, false, false]),
+        ] {
+            let taken = [TopicNames::Kafka, TopicNames::Redis, TopicNames::Nats];
+            assert_eq!(taken.map(|names| names.takes(name)), by, "{name:?}");
         }
     }
 

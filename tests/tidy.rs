@@ -10,6 +10,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "tidy/alerts.rs"]
+mod alerts;
 #[path = "tidy/documents.rs"]
 mod documents;
 #[path = "tidy/faults.rs"]

@@ -21,13 +21,16 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The one that most is compared by.
+    pub const USUAL: Self = Self { rows: 10, keys: 10_000 };
+
     pub fn parse(text: &str) -> Self {
         let (rows, keys) = text.split_once('x').expect("ROWSxKEYS");
         Self { rows: rows.parse().unwrap(), keys: keys.parse().unwrap() }
     }
 }
 
-const TOPIC: &str = "bench";
+pub const TOPIC: &str = "bench";
 const LIMIT: Duration = Duration::from_secs(1800);
 
 pub fn print_head() {
@@ -36,63 +39,98 @@ pub fn print_head() {
     );
 }
 
+/// A backlog, the figures of whoever drained it, and what the server itself takes for that.
+pub struct Backlog {
+    database: Database,
+    base: String,
+    events: u64,
+    shape: Shape,
+    best: f64,
+    drains: usize,
+    figures: Vec<Value>,
+}
+
+impl Backlog {
+    /// Writes it, and has the server send it to somebody who does nothing with it.
+    pub async fn load(events: u64, shape: Shape, server: &TempPostgres) -> Self {
+        let database = Database::new_at(&server.url("postgres"), "bench").await;
+        let base = format!("{}_base", database.name);
+        database
+            .row("SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput')", &[&base])
+            .await;
+        load(&database, events, shape).await;
+        let end: String = database.row("SELECT pg_current_wal_lsn()::text", &[]).await.get(0);
+        let slot = copy(&database, &base, "ceiling").await;
+        let took = ceiling(&database, &slot, &end);
+        let best = events as f64 / took.as_secs_f64();
+        let mut backlog =
+            Self { database, base, events, shape, best, drains: 0, figures: Vec::new() };
+        backlog.report("pg_recvlogical", best, None, None);
+        backlog
+    }
+
+    /// Has a relay drain it, to the sink that `configure` says.
+    pub async fn drain(
+        &mut self,
+        name: &str,
+        configure: impl FnOnce(RelayOptions) -> RelayOptions,
+    ) {
+        self.drains += 1;
+        let slot = copy(&self.database, &self.base, &self.drains.to_string()).await;
+        let options = RelayOptions::of(&self.database)
+            .set("relay.id", &slot)
+            .set("postgres.slot", &slot)
+            .set("outbox.start", "stream");
+        let options = configure(options);
+        let began = Instant::now();
+        let relay = options.start();
+        let processed = || async {
+            let count = relay.metric("events_processed_total").await;
+            (count >= self.events as f64).then_some(())
+        };
+        until("the backlog to be settled", LIMIT, processed).await;
+        let took = began.elapsed();
+        let (cpu, (_, peak)) = (relay.cpu(), relay.memory());
+        let rate = self.events as f64 / took.as_secs_f64();
+        let cost = cpu.as_secs_f64() * 1e6 / self.events as f64;
+        self.report(&format!("outboxd, {name}"), rate, Some(cost), Some(peak));
+        assert_eq!(relay.stop().await, 0);
+    }
+
+    /// A rate beside the server's own.
+    pub fn report(&mut self, contender: &str, rate: f64, cost: Option<f64>, peak: Option<u64>) {
+        report(&mut self.figures, self.shape, contender, rate, self.best, cost, peak);
+    }
+
+    /// Cleans up, and gives the figures.
+    pub async fn end(self) -> Vec<Value> {
+        let drop_slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
+        self.database.execute(drop_slots).await;
+        let name = self.database.name.clone();
+        self.database.drop(&name).await;
+        self.figures
+    }
+}
+
 pub async fn measure(
     plan: &Plan,
     shape: Shape,
     server: &TempPostgres,
     kafka: &Kafka,
 ) -> Vec<Value> {
-    let database = Database::new_at(&server.url("postgres"), "bench").await;
     if !kafka.exists(TOPIC) {
-        kafka
-            .create_topic(
-                TOPIC,
-                6,
-                &[("retention.bytes", "100000000"), ("segment.bytes", "50000000")],
-            )
-            .await;
+        let small = [("retention.bytes", "100000000"), ("segment.bytes", "50000000")];
+        kafka.create_topic(TOPIC, 6, &small).await;
     }
-    let base = format!("{}_base", database.name);
-    database
-        .row("SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput')", &[&base])
-        .await;
-    load(&database, plan.events, shape).await;
-    let end: String = database.row("SELECT pg_current_wal_lsn()::text", &[]).await.get(0);
-    let mut figures = Vec::new();
-
-    let slot = copy(&database, &base, "ceiling").await;
-    let took = ceiling(&database, &slot, &end);
-    let best = plan.events as f64 / took.as_secs_f64();
-    report(&mut figures, shape, "pg_recvlogical", best, best, None, None);
-
-    for (number, (name, settings)) in contenders(plan, shape).into_iter().enumerate() {
-        let slot = copy(&database, &base, &number.to_string()).await;
-        let mut options = RelayOptions::new(&database, kafka)
-            .set("relay.id", &slot)
-            .set("postgres.slot", &slot)
-            .set("outbox.start", "stream");
-        for (key, value) in settings {
-            options = options.set(key, &value);
-        }
-        let began = Instant::now();
-        let relay = options.start();
-        let processed = || async {
-            let count = relay.metric("events_processed_total").await;
-            (count >= plan.events as f64).then_some(())
+    let mut backlog = Backlog::load(plan.events, shape, server).await;
+    for (name, settings) in contenders(plan, shape) {
+        let configure = |options: RelayOptions| {
+            let options = options.set("kafka.bootstrap_servers", &kafka.servers);
+            settings.iter().fold(options, |options, (key, value)| options.set(key, value))
         };
-        until("the backlog to be settled", LIMIT, processed).await;
-        let took = began.elapsed();
-        let (cpu, (_, peak)) = (relay.cpu(), relay.memory());
-        let rate = plan.events as f64 / took.as_secs_f64();
-        let cost = cpu.as_secs_f64() * 1e6 / plan.events as f64;
-        let contender = format!("outboxd, {name}");
-        report(&mut figures, shape, &contender, rate, best, Some(cost), Some(peak));
-        assert_eq!(relay.stop().await, 0);
+        backlog.drain(&name, configure).await;
     }
-    database.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
-    let name = database.name.clone();
-    database.drop(&name).await;
-    figures
+    backlog.end().await
 }
 
 /// What is compared, and how each is configured.

@@ -25,6 +25,7 @@
 
 mod backlog;
 mod latency;
+mod sinks;
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 
@@ -41,6 +42,7 @@ pub struct Plan {
     pub per_key: Vec<u32>,
     pub rates: Vec<u64>,
     pub seconds: u64,
+    pub sinks: Vec<String>,
 }
 
 fn main() {
@@ -70,6 +72,7 @@ fn main() {
         per_key: words("per-key", "1").iter().map(|count| count.parse().unwrap()).collect(),
         rates: words("rates", "1000,5000").iter().map(|rate| rate.parse().unwrap()).collect(),
         seconds: number("seconds", 30),
+        sinks: words("sinks", "redis,nats"),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let document = runtime.block_on(measure(&plan));
@@ -103,6 +106,10 @@ async fn measure(plan: &Plan) -> serde_json::Value {
     }
     for rate in &plan.rates {
         latencies.extend(latency::measure(*rate, plan.seconds, &server, &kafka).await);
+    }
+    if !plan.sinks.is_empty() {
+        backlog::print_head();
+        drains.extend(sinks::measure(plan.events, &plan.sinks, &server).await);
     }
     serde_json::json!({ "events": plan.events, "backlog": drains, "latency": latencies })
 }

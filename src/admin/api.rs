@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State as Shared};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Pages;
@@ -72,6 +72,7 @@ const REQUESTS: [(&str, Action); 5] = [
 /// The routes, behind the guard.
 pub(super) fn routes(pages: Pages, guard: Guard) -> Router {
     let mut routes = Router::new()
+        .route("/api/v1/access", get(access))
         .route("/api/v1/status", get(status))
         .route("/api/v1/slot", get(slot))
         .route("/api/v1/events", get(events))
@@ -92,7 +93,17 @@ pub(super) fn routes(pages: Pages, guard: Guard) -> Router {
     }
     let sessions = Arc::new(Semaphore::new(SESSIONS));
     let api = Api { pages, guard: guard.clone(), sessions };
-    routes.with_state(api).layer(middleware::from_fn_with_state(guard, check))
+    let routes = routes.with_state(api).layer(middleware::from_fn_with_state(guard, check));
+    routes.layer(middleware::map_response(kept_nowhere))
+}
+
+/// Answers hold keys, errors and, if asked for, payloads: no browser keeps them, or takes them for
+/// something else.
+async fn kept_nowhere(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 impl Api {
@@ -101,13 +112,25 @@ impl Api {
         let place = self.sessions.acquire().await;
         let place = place.map_err(|error| Failure::new(Code::Bug, error.to_string()))?;
         let peer = asked.peer.map(|peer| peer.to_string()).unwrap_or_default();
-        let desk = Desk::open(&self.pages.relay, "api", format!("http:{peer}")).await?;
+        let server = self.pages.credentials.borrow().server.clone();
+        let actor = format!("http:{peer}");
+        let desk = Desk::open_at(&self.pages.relay, &server, "api", actor).await?;
         Ok((desk, place))
     }
 }
 
 fn found(document: impl Serialize) -> Answer {
     Ok(Json(document).into_response())
+}
+
+/// Whether there is a token, and whether whoever asks knows it: a way to try one that does nothing.
+async fn access(Shared(api): Shared<Api>, headers: HeaderMap) -> Response {
+    let document = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "token_configured": api.guard.has_token(),
+        "may_change": api.guard.is_trusted(&headers),
+    });
+    Json(document).into_response()
 }
 
 async fn status(Shared(api): Shared<Api>) -> Response {
@@ -120,13 +143,19 @@ async fn slot(Shared(api): Shared<Api>, asked: Asked) -> Answer {
 }
 
 async fn events(Shared(api): Shared<Api>, asked: Asked) -> Answer {
-    let (desk, _place) = api.desk(&asked).await?;
-    found(desk.held(Held::Events, &asked.filter).await?)
+    held(&api, Held::Events, &asked).await
 }
 
 async fn dlq(Shared(api): Shared<Api>, asked: Asked) -> Answer {
-    let (desk, _place) = api.desk(&asked).await?;
-    found(desk.held(Held::DeadLetters, &asked.filter).await?)
+    held(&api, Held::DeadLetters, &asked).await
+}
+
+async fn held(api: &Api, held: Held, asked: &Asked) -> Answer {
+    let (desk, _place) = api.desk(asked).await?;
+    if asked.grouped {
+        return found(desk.groups(held, &asked.filter).await?);
+    }
+    found(desk.held(held, &asked.filter).await?)
 }
 
 async fn keys(Shared(api): Shared<Api>, asked: Asked) -> Answer {
@@ -158,13 +187,22 @@ async fn act(
     asked.filter.check(asked.all)?;
     let (desk, _place) = api.desk(&asked).await?;
     let plan = desk.plan(action, &asked.filter).await?;
+    let document = |filed| {
+        let mut document = plan.document(filed);
+        if let Value::Object(members) = &mut document
+            && asked.brief
+        {
+            members.retain(|name, _| name != "events" && name != "keys");
+        }
+        document
+    };
     if asked.dry_run {
-        return found(plan.document(None));
+        return found(document(None));
     }
     let filed = desk.file(&plan).await?;
     let progress = desk.progress(&filed).await?;
     tracing::info!(action = action.name(), events = filed.events.len(), "an operator's request");
-    Ok((code(progress), Json(plan.document(Some((&filed, progress))))).into_response())
+    Ok((code(progress), Json(document(Some((&filed, progress))))).into_response())
 }
 
 async fn pause(Shared(api): Shared<Api>, asked: Asked, pause: Pause) -> Answer {

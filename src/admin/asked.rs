@@ -21,6 +21,10 @@ pub(super) struct Asked {
     pub(super) dry_run: bool,
     /// Also the value.
     pub(super) value: bool,
+    /// Only how many, not which.
+    pub(super) brief: bool,
+    /// What is held by what is wrong with it.
+    pub(super) grouped: bool,
     /// Who asks, and with which words.
     pub(super) peer: Option<IpAddr>,
     pub(super) headers: HeaderMap,
@@ -36,6 +40,8 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
             all: false,
             dry_run: false,
             value: false,
+            brief: false,
+            grouped: false,
             peer: peer.map(|ConnectInfo(address)| address.ip()),
             headers: request.headers().clone(),
         };
@@ -59,6 +65,8 @@ impl Asked {
             "all" => &mut self.all,
             "dry_run" => &mut self.dry_run,
             "value" => &mut self.value,
+            "brief" => &mut self.brief,
+            "grouped" => &mut self.grouped,
             _ => {
                 return match self.filter.set(name, value)? {
                     true => Ok(()),

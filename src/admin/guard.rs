@@ -19,6 +19,8 @@ pub(super) struct Guard {
     on_loopback: bool,
 }
 
+const OTHER_SITE: &str = "requests from other sites are refused\n";
+
 /// Why a request is refused.
 type Refusal = (StatusCode, &'static str);
 
@@ -52,6 +54,11 @@ impl Guard {
         }
     }
 
+    /// Whether there is a token that somebody can know.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     fn knows(&self, host: &str) -> bool {
         self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
     }
@@ -73,6 +80,21 @@ impl Guard {
 
     /// What is strange about where a request comes from, or where it believes to go.
     fn strangeness(&self, headers: &HeaderMap) -> Option<&'static str> {
+        let site = headers.get("sec-fetch-site").map(|value| value.as_bytes());
+        if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+            return Some(OTHER_SITE);
+        }
+        self.strange_name(headers)
+    }
+
+    /// The same of a page that holds no data: a link from elsewhere may lead to it.
+    fn strangeness_to_a_page(&self, headers: &HeaderMap) -> Option<&'static str> {
+        let is = |name, value: &[u8]| headers.get(name).is_some_and(|it| it.as_bytes() == value);
+        let is_link = is("sec-fetch-mode", b"navigate") && is("sec-fetch-dest", b"document");
+        if is_link { self.strange_name(headers) } else { self.strangeness(headers) }
+    }
+
+    fn strange_name(&self, headers: &HeaderMap) -> Option<&'static str> {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         match text(header::HOST) {
             Some(host) if self.knows(host) => {}
@@ -81,14 +103,22 @@ impl Guard {
         if let Some(origin) = text(header::ORIGIN) {
             let host = origin.split_once("://").map_or("", |(_, host)| host);
             if !self.knows(host) {
-                return Some("requests from other sites are refused\n");
+                return Some(OTHER_SITE);
             }
         }
-        let site = headers.get("sec-fetch-site").map(|value| value.as_bytes());
-        if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
-            return Some("requests from other sites are refused\n");
-        }
         None
+    }
+}
+
+/// Lets a request for a page through, or refuses it. Who asks for its data has to say more.
+pub(super) async fn check_page(
+    State(guard): State<Guard>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match guard.strangeness_to_a_page(request.headers()) {
+        Some(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
+        None => next.run(request).await,
     }
 }
 
@@ -161,6 +191,28 @@ mod tests {
             assert!(refused(&[("host", host)]), "{host}");
         }
         assert!(refused(&[]));
+    }
+
+    #[test]
+    fn a_link_may_lead_to_a_page_and_nothing_else_of_other_sites() {
+        let guard = guard("127.0.0.1:9464", None);
+        let is_refused = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| {
+                (header::HeaderName::from_static(name), header::HeaderValue::from_static(value))
+            });
+            guard.strangeness_to_a_page(&headers.collect()).is_some()
+        };
+        let host = ("host", "localhost:9464");
+        let cross = ("sec-fetch-site", "cross-site");
+        let navigate = ("sec-fetch-mode", "navigate");
+        let document = ("sec-fetch-dest", "document");
+        assert!(!is_refused(&[host]));
+        assert!(!is_refused(&[host, cross, navigate, document]));
+        assert!(is_refused(&[host, cross, navigate, ("sec-fetch-dest", "iframe")]));
+        assert!(is_refused(&[host, cross, ("sec-fetch-mode", "no-cors"), document]));
+        assert!(is_refused(&[("host", "evil.example"), cross, navigate, document]));
+        assert!(is_refused(&[host, navigate, document, ("origin", "http://evil.example")]));
+        assert!(refused(&[host, cross, navigate, document]), "/api is no page");
     }
 
     #[test]

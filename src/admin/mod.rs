@@ -4,18 +4,23 @@
 //! |---|---|
 //! | `GET /livez`, `/healthz` | 200 while the relay's loop turns |
 //! | `GET /readyz[?verbose]` | 200 while the relay can do its job; a standby can |
-//! | `GET /metrics` | Prometheus' text form |
+//! | `GET /metrics` | OpenMetrics for who asks for it, else Prometheus' text form |
 //! | `GET /version` | what was built |
+//! | `GET /console/` | the console, a web page over `/api`; `/` leads there |
 //! | `/api/v1/…` | what `outboxd status`, `slot show`, `events`, `keys`, `dlq`, `pause`, `resume` do |
 //!
-//! Probes and metrics answer to any Host. `/api` answers only to names of this address, so that a
+//! Probes and metrics answer to any Host. `/api` and the console answer only to names of this address, so that a
 //! page that makes a browser believe otherwise gets nothing. Who changes something has to know a
 //! token; off loopback everybody has to, and without a token there is no `/api` at all.
 
 mod api;
 mod asked;
+mod console;
+mod exposition;
 mod guard;
+mod listen;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,16 +28,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State as Shared};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::built;
 use crate::config::AdminConfig;
 use crate::failure::{Code, Failure};
-use crate::relay::{Pulse, RelayConfig, State, Status};
+use crate::relay::{Credentials, Pulse, RelayConfig, State, Status};
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -43,6 +49,8 @@ pub struct Pages {
     pub pulse: Pulse,
     /// Whose it is, for those who ask the database.
     pub relay: Arc<RelayConfig>,
+    /// How it is let in.
+    pub credentials: watch::Receiver<Credentials>,
     /// The metrics, if they are served.
     pub metrics: Option<PrometheusHandle>,
 }
@@ -75,15 +83,15 @@ pub async fn serve(listener: TcpListener, config: &AdminConfig, pages: Pages) {
     let guard =
         address.map(|address| guard::Guard::new(address, &config.hosts, config.token.clone()));
     if let Some(guard) = guard.filter(guard::Guard::has_api) {
+        if config.console {
+            routes = routes.merge(console::routes(guard.clone()));
+        }
         routes = routes.merge(api::routes(pages, guard));
     }
     if let Some(address) = address {
         tracing::info!(%address, "admin listener");
     }
-    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-    if let Err(error) = axum::serve(listener, service).await {
-        tracing::error!(%error, "the admin listener ended");
-    }
+    listen::serve(listener, routes).await;
 }
 
 async fn livez(Shared(pages): Shared<Pages>) -> Response {
@@ -129,20 +137,15 @@ async fn readyz(Shared(pages): Shared<Pages>, RawQuery(query): RawQuery) -> Resp
     (code, text).into_response()
 }
 
-async fn metrics(Shared(pages): Shared<Pages>) -> Response {
+async fn metrics(Shared(pages): Shared<Pages>, headers: HeaderMap) -> Response {
     match &pages.metrics {
-        Some(handle) => {
-            let form = "text/plain; version=0.0.4; charset=utf-8";
-            ([(header::CONTENT_TYPE, form)], handle.render()).into_response()
-        }
+        Some(handle) => exposition::answer(&headers, handle.render()),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
 async fn version() -> Response {
-    let facts = serde_json::json!({
-        "name": env!("CARGO_PKG_NAME"),
-        "version": env!("CARGO_PKG_VERSION"),
-    });
+    let name = ("name", env!("CARGO_PKG_NAME").to_owned());
+    let facts: BTreeMap<_, _> = built::facts().into_iter().chain([name]).collect();
     Json(facts).into_response()
 }

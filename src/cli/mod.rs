@@ -2,22 +2,29 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line's purpose")]
 
+mod completions;
 mod import;
+mod inquiry;
+mod manual;
 mod migrate;
 mod operators;
 mod reconcile;
+mod reload;
 mod route;
 mod run;
 mod set_up;
 mod slot;
+mod stages;
 mod status;
+mod version;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, LogConfig, LogFormat, Sources};
+use crate::built;
+use crate::config::{self, Config, LogConfig, LogFormat, Sources};
 use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::operate::Pause;
@@ -25,7 +32,8 @@ use operators::{DlqCommand, EventsCommand, KeysCommand, PauseArgs};
 
 /// Relays transactional-outbox events from PostgreSQL's WAL to Kafka.
 #[derive(Debug, Parser)]
-#[command(name = "outboxd", version, about, disable_help_subcommand = true)]
+#[command(name = "outboxd", version, long_version = built::text(), about)]
+#[command(disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     sources: SourceArgs,
@@ -79,10 +87,11 @@ enum Command {
         output: Output,
     },
     /// Show what the relay does
-    Status {
-        #[command(flatten)]
-        output: Output,
-    },
+    ///
+    /// Asks the relay on its admin address, else the database, which knows less. With --watch the
+    /// stages that an event passes are shown with their rates, until Ctrl-C; with -o json each look
+    /// is one line.
+    Status(status::StatusArgs),
     /// Look at the replication slot, create, drop or recover it
     Slot {
         #[command(subcommand)]
@@ -141,12 +150,37 @@ enum Command {
     /// server's write to disk included, to the consumer. The last line is the proof, and the exit
     /// code is 0 if every promise was kept. Ctrl-C ends the demo early; nothing stays behind.
     Demo(crate::demo::DemoArgs),
+    /// Show what was built: version, commit, target, libraries
+    Version {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print what lets a shell complete our commands
+    ///
+    /// bash: outboxd completions bash > /etc/bash_completion.d/outboxd
+    ///
+    /// zsh: outboxd completions zsh > /usr/local/share/zsh/site-functions/_outboxd
+    ///
+    /// fish: outboxd completions fish > ~/.config/fish/completions/outboxd.fish
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual's page, or write all its pages
+    Man {
+        /// Write outboxd.1 and a page for each command into this directory
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print the effective values with their origin, without secrets
     Show,
+    /// Print every key: what it takes, its default, what it does
+    Reference,
 }
 
 #[derive(Debug, Subcommand)]
@@ -175,7 +209,7 @@ enum SlotCommand {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 struct Output {
     /// The form of the answer
     #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
@@ -218,10 +252,16 @@ pub fn main() -> ExitCode {
         Command::Import { from } => import::import(&from),
         Command::Check => set_up::check(&sources),
         Command::Config { command: ConfigCommand::Show } => set_up::show(&sources),
+        Command::Config { command: ConfigCommand::Reference } => {
+            print_bytes(config::reference().as_bytes())
+        }
         Command::Demo(args) => {
             run::init_log(LogConfig { format: LogFormat::Text, level: tracing::Level::WARN });
             with_runtime(crate::demo::run(args, &sources))
         }
+        Command::Version { output } => version::version(&output),
+        Command::Completions { shell } => completions::completions(shell),
+        Command::Man { output } => manual::manual(output.as_deref()),
         Command::Route(args) => route::route(&sources, &args),
         Command::Migrate { print, inbox: true } => {
             with_config(&sources, |config| migrate::migrate_inbox(config, print))
@@ -232,9 +272,7 @@ pub fn main() -> ExitCode {
         Command::Doctor { output } => {
             with_config(&sources, |config| set_up::doctor(config, output))
         }
-        Command::Status { output } => {
-            with_config(&sources, |config| status::status(config, output))
-        }
+        Command::Status(args) => with_config(&sources, |config| status::status(config, args)),
         Command::Reconcile { heal, yes, output } => {
             with_config(&sources, |config| reconcile::reconcile(config, heal, yes, output))
         }
@@ -283,6 +321,17 @@ fn with_runtime(command: impl Future<Output = CommandResult>) -> CommandResult {
 
 fn complain(failure: &Failure) {
     eprintln!("{failure}");
+}
+
+/// Prints what may be cut off: a reader that has seen enough is no error.
+fn print_bytes(bytes: &[u8]) -> CommandResult {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(bytes) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Code::Bug, format!("print: {error}")))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Prints a document.

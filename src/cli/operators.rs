@@ -8,12 +8,12 @@ use super::slot::confirmed;
 use super::{CommandResult, Output, print_json, status};
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::operate::{Action, Desk, Filter, Held, HeldEvent, LISTED, MOST, Pause};
+use crate::operate::{Action, Desk, Filter, Group, Held, HeldEvent, LISTED, MOST, Pause};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EventsCommand {
     /// List events that are held; dead letters are in `dlq list`
-    List(ListArgs),
+    List(HeldArgs),
     /// Show everything about a held event or a dead letter
     Show {
         /// Its id
@@ -48,7 +48,7 @@ pub(super) enum KeysCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum DlqCommand {
     /// List dead letters
-    List(ListArgs),
+    List(HeldArgs),
     /// Publish dead letters after all, in the order of reading
     Redrive(BulkArgs),
     /// Forget dead letters; their rows stay FAILED
@@ -84,6 +84,12 @@ struct FilterArgs {
     /// With this error code, as in OBX-4004
     #[arg(long, value_name = "CODE", help_heading = "Conditions")]
     error: Option<String>,
+    /// With this text in id, type, topic or error, in any case, or in the key
+    #[arg(long, value_name = "TEXT", help_heading = "Conditions")]
+    search: Option<String>,
+    /// Behind the event with this ordinal, in the order of reading
+    #[arg(long, value_name = "ORDINAL", help_heading = "Conditions")]
+    after: Option<String>,
     /// Held since then or later: 2026-03-01T12:00:00Z, or how long ago, as in 90m
     #[arg(long, value_name = "TIME", help_heading = "Conditions")]
     since: Option<String>,
@@ -101,6 +107,15 @@ pub(super) struct ListArgs {
     filter: FilterArgs,
     #[command(flatten)]
     output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HeldArgs {
+    #[command(flatten)]
+    list: ListArgs,
+    /// How many there are of each reason, topic and error
+    #[arg(long)]
+    grouped: bool,
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +153,8 @@ impl FilterArgs {
             ("reason", &self.reason),
             ("type", &self.event_type),
             ("error", &self.error),
+            ("search", &self.search),
+            ("after", &self.after),
             ("since", &self.since),
             ("before", &self.before),
             ("limit", &self.limit),
@@ -220,7 +237,17 @@ pub(super) async fn keys(config: Config, command: KeysCommand) -> CommandResult 
     }
 }
 
-async fn list(config: &Config, held: Held, args: &ListArgs) -> CommandResult {
+async fn list(config: &Config, held: Held, args: &HeldArgs) -> CommandResult {
+    let HeldArgs { list: args, grouped } = args;
+    if *grouped {
+        let groups = desk(config).await?.groups(held, &args.filter.read()?).await?;
+        if args.output.is_json() {
+            print_json(&groups);
+        } else {
+            print_groups(&groups);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let events = desk(config).await?.held(held, &args.filter.read()?).await?;
     if args.output.is_json() {
         print_json(&events);
@@ -319,6 +346,20 @@ fn print_events(events: &[HeldEvent]) {
     });
     let heads = ["EVENT", "REASON", "TOPIC", "KEY", "TRIES", "DUE", "ERROR"];
     print_table(heads, rows.collect());
+}
+
+fn print_groups(groups: &[Group]) {
+    let rows = groups.iter().map(|group| {
+        [
+            group.count.to_string(),
+            group.reason.clone(),
+            shown(group.topic.as_deref()),
+            shown(group.error_code.as_deref()),
+            shown(Some(&group.oldest)),
+            shown(group.error.as_deref()),
+        ]
+    });
+    print_table(["COUNT", "REASON", "TOPIC", "CODE", "SINCE", "ERROR"], rows.collect());
 }
 
 /// A value as a terminal takes it: a key can hold anything.

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::complain;
+use super::reload::Reloader;
 use crate::admin::{self, Pages};
-use crate::config::{Config, LogConfig, LogFormat, Sources};
+use crate::built;
+use crate::config::{Config, LogConfig, LogFormat, Reading, Sources};
 use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::metrics::{BATCH_BUCKETS, BATCH_SIZE, SECONDS_BUCKETS, show_build};
@@ -24,12 +26,14 @@ use crate::relay::{Outcome, Relay};
 const UPKEEP: Duration = Duration::from_secs(1);
 
 pub(super) fn run(sources: &Sources, takeover: bool) -> ExitCode {
-    let mut config = match Config::load(sources) {
-        Ok(config) => config,
+    let reading = match Reading::of(sources) {
+        Ok(reading) => reading,
         Err(failure) => return end_with(&failure),
     };
+    let mut config = reading.config.clone();
     config.relay.takeover = takeover;
     init_log(config.log);
+    warn_of(&config.warnings);
     if let Err(text) = failpoint::arm() {
         return end_with(&Failure::new(Code::Config, text));
     }
@@ -43,7 +47,7 @@ pub(super) fn run(sources: &Sources, takeover: bool) -> ExitCode {
             return end_with(&Failure::new(Code::Bug, format!("start the runtime: {error}")));
         }
     };
-    match runtime.block_on(serve(config, metrics)) {
+    match runtime.block_on(serve(config, metrics, sources.clone(), reading)) {
         Ok(code) => code,
         Err(failure) => {
             tracing::error!(
@@ -62,10 +66,23 @@ fn end_with(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.code.exit_code())
 }
 
-async fn serve(config: Config, metrics: PrometheusHandle) -> Result<ExitCode, Failure> {
+/// What the configuration leaves open that could be guarded.
+pub(super) fn warn_of<'a>(warnings: impl IntoIterator<Item = &'a String>) {
+    for warning in warnings {
+        tracing::warn!(code = %Code::Unprotected, warning, "the configuration");
+    }
+}
+
+async fn serve(
+    config: Config,
+    metrics: PrometheusHandle,
+    sources: Sources,
+    reading: Reading,
+) -> Result<ExitCode, Failure> {
     let bug = |error: std::io::Error| Failure::new(Code::Bug, error.to_string());
     let mut terminate = signal(SignalKind::terminate()).map_err(bug)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(bug)?;
+    let hangup = signal(SignalKind::hangup()).map_err(bug)?;
     let listener = match config.admin.listen {
         Some(address) => Some(admin::bind(address).await?),
         None => None,
@@ -74,14 +91,20 @@ async fn serve(config: Config, metrics: PrometheusHandle) -> Result<ExitCode, Fa
         version = env!("CARGO_PKG_VERSION"),
         relay = config.relay.id,
         postgres = config.relay.server.describe(),
-        kafka = config.relay.kafka.bootstrap_servers,
+        sink = config.relay.sink.name().label,
+        address = config.relay.sink.describe(),
         "outboxd"
     );
     let known = Arc::new(config.relay.clone());
     let mut relay = Relay::start(config.relay).map_err(bug)?;
+    let credentials = relay.credentials();
+    let shown = credentials.subscribe();
+    let reloader = Reloader::new(sources, reading, credentials, relay.status());
+    tokio::spawn(reloader.at(hangup));
     if let Some(listener) = listener {
         let (status, pulse) = (relay.status(), relay.pulse());
-        let pages = Pages { status, pulse, relay: known, metrics: Some(metrics.clone()) };
+        let metrics = Some(metrics.clone());
+        let pages = Pages { status, pulse, relay: known, credentials: shown, metrics };
         let admin = config.admin.clone();
         tokio::spawn(async move { admin::serve(listener, &admin, pages).await });
     }
@@ -138,7 +161,7 @@ fn init_metrics() -> Result<PrometheusHandle, Failure> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| bug(&error))?;
-    show_build();
+    show_build(&built::facts());
     Ok(handle)
 }
 
@@ -157,7 +180,15 @@ pub(super) fn init_log(config: LogConfig) {
     // At debug the driver would print the parameters of every statement.
     let filter = Targets::new()
         .with_default(config.level)
-        .with_target(postgres::DRIVER, config.level.min(tracing::Level::INFO));
+        .with_target(postgres::DRIVER, config.level.min(tracing::Level::INFO))
+        // What it has to say is told in our words, and at debug it would name every message.
+        .with_target(
+            crate::sink::NATS_CLIENT,
+            match config.level {
+                tracing::Level::DEBUG | tracing::Level::TRACE => LevelFilter::INFO,
+                _ => LevelFilter::OFF,
+            },
+        );
     // Whoever set a logger before, in a test, keeps it.
     let _ = if as_text {
         log.finish().with(filter).try_init()

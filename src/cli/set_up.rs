@@ -1,16 +1,18 @@
 //! Commands before the relay runs: `init`, `check`, `config show`, `doctor`.
 
+use std::cmp::Reverse;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use super::{CommandResult, Output, print_json};
 use crate::config::{self, Config, Sources};
 use crate::failure::{Code, Failure, chain};
 use crate::postgres::{Error, SqlSession};
-use crate::relay::{Finding, Severity, preflight};
-use crate::sink::{KafkaSink, Report, Sink as _};
+use crate::relay::{
+    Finding, RelayConfig, Severity, Topics, examine_postgres, examine_sink, preflight,
+};
+use crate::sink::LOOK_WITHIN;
 
 pub(super) fn init(output: &Path) -> CommandResult {
     use std::io::Write as _;
@@ -42,78 +44,70 @@ pub(super) fn show(sources: &Sources) -> CommandResult {
 }
 
 pub(super) fn check(sources: &Sources) -> CommandResult {
-    let (text, failure) = config::show(sources);
+    let (text, config) = config::show(sources);
     print!("{text}");
-    match failure {
-        Some(failure) => Err(failure),
-        None => {
-            println!("\nthe configuration is valid");
-            Ok(ExitCode::SUCCESS)
-        }
+    let config = config?;
+    for warning in &config.warnings {
+        println!("\nwarning {} {warning}", Code::Unprotected);
     }
+    println!("\nthe configuration is valid");
+    Ok(ExitCode::SUCCESS)
 }
 
-/// A broker that does not answer within this does not answer.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
-
 pub(super) async fn doctor(config: Config, output: Output) -> CommandResult {
-    let mut findings = match SqlSession::open(&config.relay.server, "doctor").await {
-        Ok(session) => match preflight(&session.client, &config.relay).await {
-            Ok(found) => found.findings,
-            Err(error) => vec![unreachable(&config, &error)],
-        },
-        Err(error) => vec![unreachable(&config, &error)],
+    let relay = &config.relay;
+    let mut topics = Topics::configured(relay);
+    let mut findings = match look_at_postgres(relay, &mut topics).await {
+        Ok(findings) => findings,
+        Err(error) => {
+            let failure = relay.failure_of(&error, "check the set-up");
+            vec![Finding::unreachable(failure.code, "PostgreSQL", &chain(&error))]
+        }
     };
-    findings.extend(kafka_finding(&config).await);
+    findings.extend(examine_sink(relay, &topics, LOOK_WITHIN).await);
+    findings.extend(config.warnings.iter().map(|warning| Finding::unprotected(warning)));
+    // Errors first; otherwise in the order to mend them in.
+    findings.sort_by_key(|finding| Reverse(finding.severity));
     let is_ok = findings.iter().all(|finding| finding.severity != Severity::Error);
     if output.is_json() {
         print_json(&serde_json::json!({ "ok": is_ok, "findings": findings }));
     } else {
-        for finding in &findings {
-            let severity = match finding.severity {
-                Severity::Error => "error",
-                Severity::Warning => "warning",
-            };
-            println!("{severity} {} {}", finding.code, finding.title);
-            println!("  observed: {}", finding.observed);
-            println!("  required: {}", finding.required);
-            println!("  fix:      {}", finding.fix);
-        }
+        findings.iter().for_each(print);
         if is_ok {
             println!("everything that the relay needs is there");
         }
     }
-    let worst = findings.iter().find(|finding| finding.severity == Severity::Error);
-    Ok(worst.map_or(ExitCode::SUCCESS, |finding| ExitCode::from(finding.code.exit_code())))
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let worst = errors.map(|finding| finding.code.exit_code()).max_by_key(|code| gravity(*code));
+    Ok(worst.map_or(ExitCode::SUCCESS, ExitCode::from))
 }
 
-fn unreachable(config: &Config, error: &Error) -> Finding {
-    let failure = config.relay.failure_of(error, "check the set-up");
-    Finding::unreachable(failure.code, "PostgreSQL", &chain(error))
+async fn look_at_postgres(relay: &RelayConfig, topics: &mut Topics) -> Result<Vec<Finding>, Error> {
+    let session = SqlSession::open(&relay.server, "doctor").await?;
+    let found = preflight(&session.client, relay).await?;
+    let more = examine_postgres(&session.client, relay, &found, topics).await;
+    Ok(found.findings.into_iter().chain(more).collect())
 }
 
-async fn kafka_finding(config: &Config) -> Option<Finding> {
-    let mut sink = match KafkaSink::open(&config.relay.kafka) {
-        Ok(sink) => sink,
-        Err(text) => return Some(Finding::unreachable(Code::KafkaConfig, "Kafka", &text)),
+fn print(finding: &Finding) {
+    let severity = match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
     };
-    sink.probe();
-    let answer = async {
-        let (mut delivered, mut reports) = (Vec::new(), Vec::new());
-        loop {
-            sink.reported().await;
-            sink.take(&mut delivered, &mut reports);
-            for report in reports.drain(..) {
-                if let Report::Reachable(result) = report {
-                    return result;
-                }
-            }
-        }
-    };
-    let answer = tokio::time::timeout(KAFKA_TIMEOUT, answer).await;
-    let result = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-    sink.close().await;
-    let servers = &config.relay.kafka.bootstrap_servers;
-    let reason = result.err()?;
-    Some(Finding::unreachable(Code::KafkaUnavailable, "Kafka", &format!("{servers}: {reason}")))
+    println!("{severity} {} {}", finding.code, finding.title);
+    println!("  observed: {}", finding.observed);
+    println!("  required: {}", finding.required);
+    println!("  fix:      {}", finding.fix);
+}
+
+/// Which exit code is told, if there are errors of several: first what a person has to set right, then
+/// what is lost, last what may pass by itself.
+fn gravity(exit_code: u8) -> u8 {
+    match exit_code {
+        78 => 4,
+        73 => 3,
+        77 => 2,
+        70 => 1,
+        _ => 0,
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 
+use super::secrets::Whose;
 use super::settings::Settings;
+use super::sink::{self, sink};
 use super::{AdminConfig, Config, LogConfig, LogFormat, Token, events};
 use crate::ack::Limits;
 use crate::names::Intake;
+use crate::names::TopicNames;
 use crate::outbox::columns::Field;
-use crate::outbox::is_topic_name;
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::postgres::{Server, TableName, is_slot_name};
 use crate::relay::{
@@ -15,7 +17,6 @@ use crate::relay::{
     ReconcileConfig, RelayConfig, RetryConfig, SettleConfig, Start,
 };
 use crate::retry::Backoff;
-use crate::sink::{KafkaConfig, TopicShape, reserved_property};
 
 /// Waits between attempts to connect vary by this much of themselves.
 const RECONNECT_JITTER: f64 = 0.2;
@@ -26,7 +27,8 @@ pub(super) fn config(settings: &mut Settings) -> Option<Config> {
     let log = log(settings);
     let shutdown_grace = settings.duration("relay.shutdown_grace");
     let relay = relay(settings)?;
-    Some(Config { relay, shutdown_grace, admin, log })
+    let warnings = settings.take_warnings();
+    Some(Config { relay, shutdown_grace, admin, log, warnings })
 }
 
 fn relay(settings: &mut Settings) -> Option<RelayConfig> {
@@ -71,12 +73,16 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
     if !settings.boolean("postgres.create") && on_slot_lost == OnSlotLost::Recover {
         settings.problem("postgres.on_slot_lost = \"recover\" needs postgres.create = true");
     }
-    let (kafka, limits) = kafka(settings);
+    let server = server(settings);
+    let database = server.as_ref().map_or("", |server| &server.database);
+    // Relays of other databases can have the same name, and share a stream.
+    let (sink, limits) = sink(settings, &format!("{id}:{database}"));
+    let names = sink::names(settings);
     let settle = SettleConfig {
         batch: settings.number("outbox.status.batch"),
         interval: settings.duration("outbox.status.interval"),
     };
-    let events = events::events(settings);
+    let events = events::events(settings, names);
     let scheduled = events.columns.get(Field::ScheduledAt);
     if intake.as_ref().is_some_and(|intake| intake.table().is_none())
         && scheduled.chosen
@@ -90,8 +96,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         after: settings.duration("reconcile.after"),
     };
     let cleanup = cleanup(settings, &status);
-    let server = server(settings);
-    let flow = flow(settings, settle, limits);
+    let flow = flow(settings, settle, limits, names);
     let standby = settings.boolean("relay.standby");
     let paused = settings.boolean("relay.paused");
     let create = settings.boolean("postgres.create");
@@ -117,7 +122,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
         flow,
         reconcile,
         cleanup,
-        kafka,
+        sink: sink?,
         paused,
     })
 }
@@ -201,7 +206,12 @@ fn messages(settings: &mut Settings, prefix: String) -> Option<Intake<TableName>
     Some(Intake::Messages(prefix))
 }
 
-fn flow(settings: &mut Settings, settle: SettleConfig, limits: Limits) -> FlowConfig {
+fn flow(
+    settings: &mut Settings,
+    settle: SettleConfig,
+    limits: Limits,
+    names: TopicNames,
+) -> FlowConfig {
     let backoff = Backoff::new(
         settings.duration("retry.initial_backoff"),
         settings.duration("retry.max_backoff"),
@@ -216,13 +226,14 @@ fn flow(settings: &mut Settings, settle: SettleConfig, limits: Limits) -> FlowCo
     let dead_letter = DeadLetterConfig {
         topic: settings.text("dead_letter.topic"),
         default: settings.text("dead_letter.default"),
+        names,
     };
     for (key, topic) in [
         ("dead_letter.topic", dead_letter.topic.replace("{topic}", "t")),
         ("dead_letter.default", dead_letter.default.clone()),
     ] {
-        if !topic.is_empty() && !is_topic_name(&topic) {
-            settings.problem(format!("{key}: {topic:?} is not a name that Kafka takes"));
+        if !topic.is_empty() && !names.takes(&topic) {
+            settings.problem(format!("{key}: {topic:?} is not a name that {names} takes"));
         }
     }
     FlowConfig {
@@ -245,13 +256,8 @@ fn server(settings: &mut Settings) -> Option<Server> {
         }
         (false, true) => {
             let path = settings.text("postgres.url_file");
-            match std::fs::read_to_string(&path) {
-                Ok(text) => text.trim().to_owned(),
-                Err(error) => {
-                    settings.problem(format!("postgres.url_file: {path}: {error}"));
-                    return None;
-                }
-            }
+            let text = settings.secret_file(Whose::Postgres, "postgres.url_file", &path)?;
+            text.trim().to_owned()
         }
         _ => settings.text("postgres.url"),
     };
@@ -260,7 +266,12 @@ fn server(settings: &mut Settings) -> Option<Server> {
         return None;
     }
     match Server::parse(&url) {
-        Ok(server) => Some(server),
+        Ok(server) => {
+            for path in server.tls_files() {
+                settings.note_file(Whose::Postgres, path);
+            }
+            Some(server)
+        }
         Err(error) => {
             settings.problem(format!("postgres.url: {error}"));
             None
@@ -301,59 +312,6 @@ fn status(settings: &mut Settings) -> StatusConfig {
     }
 }
 
-fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
-    let bootstrap_servers = settings.text("kafka.bootstrap_servers");
-    if bootstrap_servers.trim().is_empty() {
-        settings.problem("kafka.bootstrap_servers: expected host:port of at least one broker");
-    }
-    let mut properties = settings.table("kafka.properties");
-    if settings.is_chosen("kafka.properties_file") {
-        let path = settings.text("kafka.properties_file");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let lines = text.lines().map(str::trim);
-                for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                    match line.split_once('=') {
-                        Some((name, value)) => {
-                            properties.insert(name.trim().to_owned(), value.trim().to_owned());
-                        }
-                        None => settings.problem(format!(
-                            "kafka.properties_file: {path}: expected name=value in each line"
-                        )),
-                    }
-                }
-            }
-            Err(error) => settings.problem(format!("kafka.properties_file: {path}: {error}")),
-        }
-    }
-    for name in properties.keys() {
-        if let Some(reason) = reserved_property(name) {
-            settings.problem(format!("kafka.properties: {name} cannot be set: {reason}"));
-        }
-    }
-    let events = usize::try_from(settings.number("kafka.in_flight_events")).unwrap_or(usize::MAX);
-    let bytes = settings.size("kafka.in_flight_bytes");
-    let per_key = settings.number("kafka.max_in_flight_per_key");
-    let limits = Limits { events, bytes, per_key: u32::try_from(per_key).unwrap_or(u32::MAX) };
-    let create = settings.boolean("kafka.create_topics");
-    let shape = TopicShape {
-        partitions: i32::try_from(settings.integer("kafka.partitions")).unwrap_or(i32::MAX),
-        replication: i32::try_from(settings.integer("kafka.replication")).unwrap_or(i32::MAX),
-    };
-    if shape.replication == 0 {
-        settings.problem("kafka.replication: expected -1 for the brokers' default, or at least 1");
-    }
-    let kafka = KafkaConfig {
-        bootstrap_servers,
-        properties,
-        in_flight_events: events,
-        in_flight_bytes: bytes,
-        ask_limits: true,
-        create_topics: create.then_some(shape),
-    };
-    (kafka, limits)
-}
-
 fn admin(settings: &mut Settings) -> AdminConfig {
     let listen = settings.text("admin.listen");
     let address = match listen.parse::<SocketAddr>() {
@@ -368,6 +326,7 @@ fn admin(settings: &mut Settings) -> AdminConfig {
         listen: address,
         token: token(settings),
         hosts: settings.list("admin.hosts"),
+        console: settings.boolean("admin.console"),
         metrics: settings.boolean("metrics.enabled"),
     }
 }
@@ -377,11 +336,16 @@ fn token(settings: &mut Settings) -> Option<Token> {
     if path.is_empty() {
         return None;
     }
-    let token = match std::fs::read_to_string(&path) {
-        Ok(text) => Token::read(&text).ok_or_else(|| "it is empty".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    token.map_err(|reason| settings.problem(format!("admin.token_file: {path}: {reason}"))).ok()
+    let text = settings.secret_file(Whose::Admin, "admin.token_file", &path)?;
+    let token = Token::read(&text);
+    match &token {
+        None => settings.problem(format!("admin.token_file: {path}: it is empty")),
+        Some(token) if token.is_short() => settings.warn(format!(
+            "admin.token_file: {path}: the token can be guessed: `openssl rand -hex 32` makes a better one"
+        )),
+        Some(_) => {}
+    }
+    token
 }
 
 fn log(settings: &mut Settings) -> LogConfig {

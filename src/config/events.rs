@@ -9,10 +9,10 @@ use super::settings::{Settings, expected, plain};
 use crate::outbox::columns::{ColumnMap, Field, FieldConfig, Source};
 use crate::outbox::{
     Converter, DebeziumConfig, EventConfig, Format, FormatConfig, PayloadEncoding, RecordTimestamp,
-    RouteConfig,
+    RouteConfig, TopicNames,
 };
 
-pub(super) fn events(settings: &mut Settings) -> EventConfig {
+pub(super) fn events(settings: &mut Settings, names: TopicNames) -> EventConfig {
     let format = Format::by_name(&settings.choice("envelope.format")).unwrap_or(Format::Envelope);
     let headers = if settings.is_chosen("envelope.headers") {
         settings.list("envelope.headers")
@@ -25,7 +25,7 @@ pub(super) fn events(settings: &mut Settings) -> EventConfig {
             "text" => PayloadEncoding::Text,
             _ => PayloadEncoding::Auto,
         },
-        route: route(settings),
+        route: route(settings, names),
         format: FormatConfig {
             format,
             source: settings.text("envelope.source"),
@@ -44,7 +44,7 @@ pub(super) fn events(settings: &mut Settings) -> EventConfig {
     events
 }
 
-fn route(settings: &mut Settings) -> RouteConfig {
+fn route(settings: &mut Settings, names: TopicNames) -> RouteConfig {
     RouteConfig {
         map: settings.table("route.map"),
         only_mapped: settings.choice("route.unmapped") == "error",
@@ -54,6 +54,7 @@ fn route(settings: &mut Settings) -> RouteConfig {
         regex: settings.text("route.regex"),
         replacement: settings.text("route.replacement"),
         allow: settings.list("route.allow"),
+        names,
     }
 }
 

@@ -5,10 +5,17 @@
 
 mod build;
 mod events;
+mod kafka;
 mod key;
 mod keys;
+mod nats;
+mod reading;
+mod redis;
+mod reference;
+mod secrets;
 mod settings;
 mod show;
+mod sink;
 mod token;
 
 #[cfg(test)]
@@ -21,6 +28,7 @@ use std::time::Duration;
 
 use crate::failure::{Code, Failure};
 use crate::relay::RelayConfig;
+pub use reading::{Changes, Reading};
 use settings::{Origin, Settings};
 pub use token::Token;
 
@@ -35,6 +43,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The log's.
     pub log: LogConfig,
+    /// What it leaves open that could be guarded.
+    pub warnings: Vec<String>,
 }
 
 /// What the admin listener needs to know.
@@ -46,6 +56,8 @@ pub struct AdminConfig {
     pub token: Option<Token>,
     /// More Host names that `/api` answers to.
     pub hosts: Vec<String>,
+    /// Whether there is a console, where there is an `/api`.
+    pub console: bool,
     /// Whether `/metrics` is served.
     pub metrics: bool,
 }
@@ -128,7 +140,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, in one failure.
     pub fn load(sources: &Sources) -> Result<Self, Failure> {
-        Self::of(sources.settings())
+        Self::of(&mut sources.settings())
     }
 
     /// The same for what can do without a database. Whether there is one to ask, too.
@@ -142,7 +154,7 @@ impl Config {
         if !is_named {
             settings.read_flag("postgres.url=postgres://nobody@localhost/none");
         }
-        Ok((Self::of(settings)?, is_named))
+        Ok((Self::of(&mut settings)?, is_named))
     }
 
     /// Reads and checks the text of an `outboxd.toml`, and nothing else: no file but those that it
@@ -163,11 +175,11 @@ impl Config {
         let mut settings = Settings::with_defaults();
         settings.read_file("the configuration", text);
         build::imply(&mut settings);
-        Self::of(settings)
+        Self::of(&mut settings)
     }
 
-    fn of(mut settings: Settings) -> Result<Self, Failure> {
-        let config = build::config(&mut settings);
+    fn of(settings: &mut Settings) -> Result<Self, Failure> {
+        let config = build::config(settings);
         let problems = settings.take_problems();
         match config {
             Some(config) if problems.is_empty() => Ok(config),
@@ -186,10 +198,15 @@ impl FromStr for Config {
 
 /// The effective values with their origin, without secrets, one per line; and what is wrong, if
 /// anything is.
-pub fn show(sources: &Sources) -> (String, Option<Failure>) {
-    let settings = sources.settings();
+pub fn show(sources: &Sources) -> (String, Result<Config, Failure>) {
+    let mut settings = sources.settings();
     let text = show::effective(&settings);
-    (text, Config::load(sources).err())
+    (text, Config::of(&mut settings))
+}
+
+/// Every key with what it takes, its default and what it does, as Markdown.
+pub fn reference() -> String {
+    reference::reference()
 }
 
 /// A configuration file with every key, its default, and what it does.

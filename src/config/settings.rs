@@ -11,6 +11,7 @@ use toml::{Table, Value};
 
 use super::key::{Key, Kind};
 use super::keys::{by_path, is_section, keys, suggestion};
+use super::secrets::Seen;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,9 @@ pub(super) struct Setting {
 pub(super) struct Settings {
     values: BTreeMap<&'static str, Setting>,
     problems: Vec<String>,
+    warnings: Vec<String>,
+    /// What files of secrets held.
+    pub(super) seen: Seen,
 }
 
 /// The prefix of our environment variables.
@@ -68,6 +72,23 @@ impl Settings {
     /// Something is wrong.
     pub(super) fn problem(&mut self, text: impl Into<String>) {
         self.problems.push(text.into());
+    }
+
+    /// Something works, and leaves open what could be guarded.
+    pub(super) fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
+    /// Everything that is left open.
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// The keys whose values are others than in `later`.
+    pub(super) fn differing(&self, later: &Self) -> Vec<&'static str> {
+        let value = |settings: &Self, path| settings.get(path).map(|found| found.value.clone());
+        let paths = keys().map(|key| key.path);
+        paths.filter(|path| value(self, path) != value(later, path)).collect()
     }
 
     /// Everything that is wrong.

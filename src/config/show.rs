@@ -38,6 +38,9 @@ fn without_password(value: &Value) -> String {
     let Some(url) = value.as_str() else {
         return hidden();
     };
+    if url.is_empty() {
+        return String::new();
+    }
     let Some((scheme, rest)) = url.split_once("://") else {
         return hidden();
     };
@@ -53,6 +56,8 @@ fn without_password(value: &Value) -> String {
     match authority.rsplit_once('@') {
         Some((user, host)) => match user.split_once(':') {
             Some((user, _)) => format!("{scheme}://{user}:***@{host}{path}"),
+            // A name without a password can be a token.
+            None if matches!(scheme, "nats" | "tls") => format!("{scheme}://***@{host}{path}"),
             None => url.to_owned(),
         },
         None => url.to_owned(),
@@ -64,8 +69,8 @@ const SECRET_WORDS: [&str; 7] =
     ["password", "secret", "token", "jaas", "pem", "credential", "assertion"];
 
 /// What may be told of properties that guard something: a misspelt name can be a password's.
-const TOLD_ENDINGS: [&str; 5] =
-    [".mechanism", ".mechanisms", ".username", ".location", ".algorithm"];
+const TOLD_ENDINGS: [&str; 6] =
+    [".mechanism", ".mechanisms", ".username", ".location", ".algorithm", "_file"];
 
 fn without_secrets(value: &Value) -> Value {
     let Value::Table(table) = value else {
@@ -75,6 +80,8 @@ fn without_secrets(value: &Value) -> Value {
         let guards = name.starts_with("sasl.") || name.starts_with("ssl.");
         let is_told = TOLD_ENDINGS.iter().any(|ending| name.ends_with(ending));
         let is_named_so = SECRET_WORDS.iter().any(|word| name.contains(word));
+        // The name of a file that holds a secret is none.
+        let is_named_so = is_named_so && !name.ends_with("_file");
         let is_secret = is_named_so || (guards && !is_told);
         let shown = if is_secret { Value::String("***".to_owned()) } else { value.clone() };
         (name.clone(), shown)
@@ -152,6 +159,7 @@ mod tests {
             ("security.protocol", true),
             ("sasl.mechanisms", true),
             ("ssl.ca.location", true),
+            ("sasl.password_file", true),
             ("sasl.password", false),
             ("sasl.pasword", false),
             ("ssl.key.pem", false),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::outbox::status::Mode;
 use crate::relay::Start;
+use crate::sink::{Durability, SinkConfig, Topology, Trim};
 
 fn sources(
     file: &str,
@@ -35,6 +36,13 @@ fn problems(file: &str, environment: &[(&str, &str)]) -> String {
     let failure = Config::load(&sources).unwrap_err();
     assert_eq!(failure.code, Code::Config);
     failure.message
+}
+
+fn kafka_of(config: &Config) -> &crate::sink::KafkaConfig {
+    match &config.relay.sink {
+        SinkConfig::Kafka(kafka) => kafka,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -96,8 +104,8 @@ fn tables_and_lists_in_the_environment_are_toml_or_json() {
         ("OUTBOXD__OUTBOX__COLUMNS", r#"{ id = "event_id" }"#),
     ];
     let config = load("", &environment, &[]);
-    assert_eq!(config.relay.kafka.properties["compression.type"], "zstd");
-    assert_eq!(config.relay.kafka.properties["linger.ms"], "5");
+    assert_eq!(kafka_of(&config).properties["compression.type"], "zstd");
+    assert_eq!(kafka_of(&config).properties["linger.ms"], "5");
     assert_eq!(config.relay.events.headers, ["event_id", "position"]);
 }
 
@@ -163,7 +171,54 @@ fn a_secret_can_be_in_a_file_of_its_own() {
     );
     let config = load(&file, &[("DATABASE_URL", "postgres://other@localhost/d")], &[]);
     assert_eq!(config.relay.server.user, "u");
-    assert_eq!(config.relay.kafka.properties["sasl.password"], "hunter3");
+    assert_eq!(kafka_of(&config).properties["sasl.password"], "hunter3");
+}
+
+#[test]
+fn every_property_of_kafka_has_a_twin_in_a_file() {
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(b"hunter3 \n").unwrap();
+    let path = secret.path();
+    let file = format!("[kafka.properties]\n\"sasl.password_file\" = {path:?}\n");
+    let config = load(&file, &[URL], &[]);
+    let properties = &kafka_of(&config).properties;
+    assert_eq!(properties["sasl.password"], "hunter3 ", "a space can belong to a password");
+    assert!(!properties.contains_key("sasl.password_file"));
+    let text = problems(&format!("{file}\"sasl.password\" = \"x\"\n"), &[URL]);
+    assert!(text.contains("sasl.password and sasl.password_file: only one of them"), "{text}");
+    let text = problems("[kafka.properties]\n\"sasl.password_file\" = \"/none\"\n", &[URL]);
+    assert!(text.contains("kafka.properties: sasl.password_file: /none: No such file"), "{text}");
+    let text = problems(&format!("[kafka.properties]\nacks_file = {path:?}\n"), &[URL]);
+    assert!(text.contains("acks cannot be set"), "{text}");
+}
+
+#[test]
+fn what_is_left_unprotected_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = |servers: &str, property: &str| {
+        format!("[kafka]\nbootstrap_servers = \"{servers}\"\n[kafka.properties]\n{property}\n")
+    };
+    for property in [
+        "\"security.protocol\" = \"sasl_plaintext\"",
+        "\"enable.ssl.certificate.verification\" = false",
+        "\"ssl.endpoint.identification.algorithm\" = \"none\"",
+    ] {
+        let told = |servers: &str| load(&file(servers, property), &[URL], &[]).warnings.len();
+        assert_eq!(told("kafka-1:9092,localhost:9092"), 1, "{property}");
+        assert_eq!(told("localhost:9092, 127.0.0.1:9092,[::1]:9092"), 0, "{property}");
+    }
+    let token = tempfile::NamedTempFile::new().unwrap();
+    let environment = [URL, ("OUTBOXD__ADMIN__TOKEN_FILE", token.path().to_str().unwrap())];
+    for (text, mode, told) in [
+        ("x".repeat(16), 0o640, ""),
+        ("x".repeat(15), 0o600, "can be guessed"),
+        ("x".repeat(16), 0o644, "everybody on this machine can read"),
+    ] {
+        std::fs::write(token.path(), text).unwrap();
+        std::fs::set_permissions(token.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let warnings = load("", &environment, &[]).warnings.concat();
+        assert!(warnings.contains(told) && warnings.is_empty() == told.is_empty(), "{warnings}");
+    }
 }
 
 #[test]
@@ -172,8 +227,8 @@ fn what_is_shown_has_origins_and_no_secrets() {
                 [kafka.properties]\n\"sasl.password\" = \"hunter3\"\n\"linger.ms\" = 1\n";
     let (sources, _file) =
         sources(file, &[("OUTBOXD__RELAY__ID", "x")], &["metrics.enabled=false"]);
-    let (shown, failure) = show(&sources);
-    assert_eq!(failure, None);
+    let (shown, config) = show(&sources);
+    assert!(config.is_ok());
     assert!(!shown.contains("hunter"), "{shown}");
     let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
     assert!(line("relay.id").ends_with("= \"x\"  # environment OUTBOXD__RELAY__ID"));
@@ -191,4 +246,68 @@ fn payloads_have_the_headers_that_their_format_lacks() {
     assert_eq!(config.relay.events.headers, ["event_id", "event_type"]);
     let config = load("[envelope]\nformat = \"payload\"\nheaders = []\n", &[URL], &[]);
     assert!(config.relay.events.headers.is_empty());
+}
+
+#[test]
+fn the_sink_is_the_one_that_is_named() {
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(b"hunter4\n").unwrap();
+    let file = format!(
+        "[sink]\nkind = \"redis\"\n[redis]\nurl = \"redis://a:1,redis://b:2\"\ntopology = \"sentinel\"\n\
+         sentinel_master = \"m\"\npassword_file = {:?}\ndurability = \"replicas:2\"\ntrim = \"force\"\n\
+         in_flight_events = 7\n[route]\ndefault = \"identity:user\"\n",
+        secret.path()
+    );
+    let config = load(&file, &[URL], &["relay.id=r"]);
+    let SinkConfig::Redis(redis) = &config.relay.sink else { panic!("{:?}", config.relay.sink) };
+    assert_eq!(redis.password.as_deref(), Some("hunter4"));
+    assert_eq!(redis.topology, Topology::Sentinel { master: "m".to_owned() });
+    assert_eq!((redis.durability, redis.trim), (Durability::Replicas(2), Trim::Force));
+    assert_eq!((&*redis.relay_id, redis.in_flight_events), ("r:d", 7));
+    assert_eq!(config.relay.flow.limits.events, 7);
+    assert_eq!(config.relay.sink.describe(), "a:1,b:2");
+    assert!(!format!("{config:?}").contains("hunter4"));
+
+    let file = "[sink]\nkind = \"nats\"\n[nats]\nurl = \"nats://token@h:1\"\ncreate_streams = true\n\
+                duplicate_window = \"5m\"\nreplicas = 3\nstream = \"S\"\n";
+    let config = load(file, &[URL], &[]);
+    let SinkConfig::Nats(nats) = &config.relay.sink else { panic!("{:?}", config.relay.sink) };
+    let shape = nats.create_streams.unwrap();
+    assert_eq!((shape.replicas, shape.duplicate_window), (3, Duration::from_secs(300)));
+    assert_eq!(nats.stream.as_deref(), Some("S"));
+    assert_eq!(config.relay.flow.limits.per_key, 1);
+    assert!(!format!("{config:?}").contains("token@"));
+}
+
+#[test]
+fn what_a_sink_cannot_use_is_told() {
+    for (kind, lines, expected) in [
+        ("redis", "url = \"http://a\"", "redis.url: expected redis://host:port"),
+        ("redis", "url = \"redis://a,redis://b\"", "several servers need redis.topology"),
+        ("redis", "topology = \"sentinel\"", "redis.sentinel_master: the sentinels need"),
+        ("redis", "durability = \"replicas:0\"", "redis.durability: \"replicas:0\""),
+        ("redis", "tls_cert = \"/dev/null\"", "redis.tls_cert and redis.tls_key: only both"),
+        ("redis", "tls_ca = \"/dev/null\"", "TLS needs rediss://"),
+        ("nats", "url = \"localhost\"", "nats.url: expected nats://host:port"),
+        ("nats", "password = \"x\"", "nats.password needs nats.user"),
+        ("nats", "user = \"x\"\ntoken = \"y\"", "nats.user, nats.token and nats.credentials_file"),
+        ("nats", "duplicate_window = \"0s\"", "nats.duplicate_window: expected more than 0s"),
+        (
+            "nats",
+            "credentials_file = \"/nowhere\"",
+            "nats.credentials_file: /nowhere: No such file",
+        ),
+    ] {
+        let file = format!("[sink]\nkind = \"{kind}\"\n[{kind}]\n{lines}\n");
+        let mut settings = Settings::with_defaults();
+        settings.read_file("test", &format!("{file}[postgres]\nurl = \"postgres://u@h/d\"\n"));
+        let failure = Config::of(&mut settings).unwrap_err();
+        assert!(failure.message.contains(expected), "{lines}: {}", failure.message);
+    }
+    let mut settings = Settings::with_defaults();
+    let text = "[sink]\nkind = \"nats\"\n[route]\nmap = { \"A\" = \"a..b\" }\n\
+                [postgres]\nurl = \"postgres://u@h/d\"\n";
+    settings.read_file("test", text);
+    let failure = Config::of(&mut settings).unwrap_err();
+    assert!(failure.message.contains("is not a name that NATS takes"), "{}", failure.message);
 }

@@ -87,7 +87,7 @@ impl Broker {
             use RDKafkaErrorCode::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
             let code = match error.rdkafka_error_code() {
                 Some(ClusterAuthorizationFailed | TopicAuthorizationFailed) => Code::TopicDenied,
-                _ => Code::KafkaUnavailable,
+                _ => Code::SinkUnavailable,
             };
             let servers = &kafka.bootstrap_servers;
             Failure::new(code, format!("create the topic {name} at {servers}: {error}"))

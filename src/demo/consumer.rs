@@ -58,7 +58,7 @@ impl Consumer {
             Ok(consumer)
         };
         let consumer = make().map_err(|error| {
-            Failure::new(Code::KafkaConfig, format!("start the consumer: {error}"))
+            Failure::new(Code::SinkConfig, format!("start the consumer: {error}"))
         })?;
         let (until, told) = watch::channel(Until::Told);
         let reader = Reader { consumer, topic: topic.to_owned(), ledger, next: Vec::new() };
@@ -129,7 +129,7 @@ impl Reader {
             }
             Some(Err(error)) if is_final(&error) => {
                 let text = format!("the consumer cannot go on: {error}");
-                Err(Failure::new(Code::KafkaUnavailable, text))
+                Err(Failure::new(Code::SinkUnavailable, text))
             }
             // The client tries again by itself.
             Some(Err(_)) | None => Ok(()),
@@ -144,7 +144,7 @@ impl Reader {
                 let marks = self.consumer.fetch_watermarks(&self.topic, partition, limit);
                 marks.map(|(_, end)| end).map_err(|error| {
                     let text = format!("look for the topic's end: {error}");
-                    Failure::new(Code::KafkaUnavailable, text)
+                    Failure::new(Code::SinkUnavailable, text)
                 })
             })
             .collect()

@@ -6,8 +6,6 @@
 
 mod broker;
 mod consumer;
-mod figures;
-mod latency;
 mod play;
 mod postgres;
 mod proof;
@@ -21,11 +19,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use crate::config::Sources;
 use crate::failure::{Code, Failure};
 use crate::relay::{Outcome, Relay};
+use crate::terminal::{INTERRUPTED, Interrupt};
 use consumer::Consumer;
 use play::{Ending, Play};
 use proof::{Proof, SharedLedger};
@@ -52,8 +49,6 @@ pub struct DemoArgs {
     pg_bin: Option<PathBuf>,
 }
 
-/// After Ctrl-C, where that left something undone.
-const INTERRUPTED: u8 = 130;
 /// How long the relay may take to stop, and the consumer to read to the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -94,7 +89,7 @@ async fn perform(
     interrupt: &mut Interrupt,
 ) -> Result<(Proof, Ending), Failure> {
     let ledger = SharedLedger::default();
-    let (kafka, wait) = (&stage.config.kafka, stage.broker.fetch_wait());
+    let (kafka, wait) = (&stage.kafka, stage.broker.fetch_wait());
     let mut consumer = Consumer::start(kafka, wait, &stage.topic, ledger.clone())?;
     let relay = Relay::start(stage.config.clone());
     let relay = relay.map_err(|error| Failure::new(Code::Bug, error.to_string()))?;
@@ -118,28 +113,4 @@ async fn perform(
     let sent = stage.sent(settled).await?;
     let proof = ledger.lock().proof(sent, ending == Ending::CutShort);
     Ok((proof, ending))
-}
-
-/// Ctrl-C, and what else asks the process to end.
-struct Interrupt([Signal; 3]);
-
-impl Interrupt {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new(Code::Bug, format!("signals: {error}")))
-        };
-        let [interrupt, terminate, hangup] =
-            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Ok(Self([listen(interrupt)?, listen(terminate)?, listen(hangup)?]))
-    }
-
-    /// Waits for the next one. Cancel-safe.
-    async fn asked(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }

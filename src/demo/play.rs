@@ -6,14 +6,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
+use super::DemoArgs;
 use super::consumer::Consumer;
 use super::proof::SharedLedger;
 use super::stage::Stage;
 use super::view::{Figures, Pace, REDRAW, SECOND, View};
 use super::writer::Writers;
-use super::{DemoArgs, Interrupt};
 use crate::failure::{Code, Failure};
 use crate::relay::{State, Status};
+use crate::terminal::Interrupt;
 
 /// What does not get ready within this does not get ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);

@@ -9,8 +9,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::figures::{Grouped, Millis};
-use super::latency::Latencies;
+use crate::relay::Latencies;
+use crate::terminal::{Grouped, Millis};
 
 /// Every event that was written, and what came of it.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@ use crate::migrations::{Names, migrations};
 use crate::outbox::status::Mode;
 use crate::postgres::{Server, SqlSession};
 use crate::relay::{RelayConfig, fate_of};
+use crate::sink::{KafkaConfig, SinkConfig};
 
 /// Everything but the players. Server and in-process broker are gone with it.
 pub(super) struct Stage {
@@ -22,6 +23,7 @@ pub(super) struct Stage {
     pub(super) broker: Broker,
     pub(super) topic: String,
     pub(super) config: RelayConfig,
+    pub(super) kafka: KafkaConfig,
 }
 
 /// The relay streams as the role that the migrations make for it.
@@ -40,10 +42,10 @@ impl Stage {
             .and_then(|started| started.map_err(|error| error.to_string()))
             .map_err(|error| Failure::new(Code::DemoServer, error))?;
         let topic = format!("outboxd-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
-        let config = relay_config(&postgres, &broker, &topic, sources)?;
+        let (config, kafka) = relay_config(&postgres, &broker, &topic, sources)?;
         let (owner, version) = prepare(&postgres, &config, args.keys).await?;
-        broker.create_topic(&config.kafka, &topic).await?;
-        Ok(Self { postgres, owner, version, broker, topic, config })
+        broker.create_topic(&kafka, &topic).await?;
+        Ok(Self { postgres, owner, version, broker, topic, config, kafka })
     }
 
     /// How the application reaches the database.
@@ -71,7 +73,7 @@ impl Stage {
 
     /// Removes what would stay.
     pub(super) async fn clear(self) {
-        self.broker.delete_topic(&self.config.kafka, &self.topic).await;
+        self.broker.delete_topic(&self.kafka, &self.topic).await;
     }
 }
 
@@ -93,10 +95,11 @@ fn relay_config(
     broker: &Broker,
     topic: &str,
     sources: &Sources,
-) -> Result<RelayConfig, Failure> {
+) -> Result<(RelayConfig, KafkaConfig), Failure> {
     let port = postgres.port();
     let ours = [
         format!("postgres.url=postgres://{RELAY_ROLE}@127.0.0.1:{port}/{DATABASE}"),
+        "sink.kind=kafka".to_owned(),
         format!("kafka.bootstrap_servers={}", broker.servers()),
         format!("route.topic={topic}"),
         "outbox.table=public.outbox".to_owned(),
@@ -109,8 +112,12 @@ fn relay_config(
     };
     let mut config = Config::load(&sources)?.relay;
     // It would keep every look at a topic waiting for an answer.
-    config.kafka.ask_limits = matches!(broker, Broker::Real(_));
-    Ok(config)
+    let SinkConfig::Kafka(kafka) = &mut config.sink else {
+        return Err(Failure::new(Code::Bug, "the demo has another sink than Kafka"));
+    };
+    kafka.ask_limits = matches!(broker, Broker::Real(_));
+    let kafka = kafka.clone();
+    Ok((config, kafka))
 }
 
 /// Applies the migrations and makes the application's table, as the database's owner.

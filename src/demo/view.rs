@@ -1,11 +1,11 @@
 //! The demo's figures while it runs: redrawn in place on a terminal, else a line every second.
 
-use std::io::{self, IsTerminal as _, Stdout, Write as _};
+use std::io;
 use std::time::Duration;
 
-use super::figures::{Grouped, Millis};
-use super::latency::Latencies;
 use super::proof::Tally;
+use crate::relay::Latencies;
+use crate::terminal::{Grouped, Millis, Screen};
 
 /// What is shown at a moment.
 #[derive(Debug, Clone, Default)]
@@ -47,13 +47,10 @@ impl Pace {
 
 /// Where the figures are shown.
 pub(super) struct View {
-    out: Stdout,
-    is_terminal: bool,
+    out: Screen,
     title: String,
     /// For how long it is meant to go on.
     length: Duration,
-    /// Lines that are on the terminal and will be drawn again.
-    drawn: usize,
 }
 
 /// A terminal is redrawn this often.
@@ -64,9 +61,7 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 impl View {
     /// A view on the standard output.
     pub(super) fn new(title: String, length: Duration) -> Self {
-        let out = io::stdout();
-        let is_terminal = out.is_terminal();
-        Self { out, is_terminal, title, length, drawn: 0 }
+        Self { out: Screen::new(), title, length }
     }
 
     /// Shows figures: on a terminal whenever it is asked, else once a second.
@@ -74,19 +69,13 @@ impl View {
     /// # Errors
     /// Nobody looks any more.
     pub(super) fn show(&mut self, figures: &Figures, is_next_second: bool) -> io::Result<()> {
-        let mut text = String::new();
-        if self.is_terminal {
-            if self.drawn > 0 {
-                text.push_str(&format!("\x1b[{}A", self.drawn));
-            }
-            text.push_str("\r\x1b[J");
-            let screen = screen(&self.title, self.length, figures);
-            self.drawn = screen.lines().count();
-            text.push_str(&screen);
+        if self.out.is_terminal() {
+            self.out.redraw(&screen(&self.title, self.length, figures))
         } else if is_next_second {
-            text = line(figures);
+            self.out.write(&line(figures))
+        } else {
+            Ok(())
         }
-        self.write(&text)
     }
 
     /// Shows the last line.
@@ -94,14 +83,7 @@ impl View {
     /// # Errors
     /// Nobody looks any more.
     pub(super) fn conclude(&mut self, text: &str) -> io::Result<()> {
-        // Whatever the terminal echoed of Ctrl-C goes.
-        let start = if self.is_terminal { "\r\x1b[J" } else { "" };
-        self.write(&format!("{start}{text}\n"))
-    }
-
-    fn write(&mut self, text: &str) -> io::Result<()> {
-        self.out.write_all(text.as_bytes())?;
-        self.out.flush()
+        self.out.conclude(&format!("{text}\n"))
     }
 }
 

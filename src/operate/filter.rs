@@ -32,6 +32,10 @@ pub struct Filter {
     pub event_type: Option<String>,
     /// This error code, as in OBX-4004.
     pub error: Option<String>,
+    /// This text in its id, type, topic, error or the error's code, in any case, or in its key.
+    pub search: Option<String>,
+    /// Behind this ordinal, in the order of reading.
+    pub after: Option<i64>,
     /// Held since this moment or a later one.
     pub since: Option<SystemTime>,
     /// Held since an earlier moment.
@@ -77,6 +81,11 @@ impl Filter {
             "reason" => self.reason = Some(value.parse().map_err(wrong)?),
             "type" => self.event_type = text(),
             "error" => self.error = text(),
+            "search" => self.search = text().filter(|text| !text.is_empty()),
+            "after" => {
+                let ordinal = value.parse().map_err(|_| wrong("expected an ordinal".to_owned()))?;
+                self.after = Some(ordinal);
+            }
             "since" => self.since = Some(moment(value).map_err(wrong)?),
             "before" => self.before = Some(moment(value).map_err(wrong)?),
             "limit" => {
@@ -159,9 +168,13 @@ mod tests {
         assert!(!filter.is_empty());
         assert_eq!(filter.set("colour", "red"), Ok(false));
         assert!(filter.check(false).is_err(), "ids and conditions");
-        for (name, value) in
-            [("reason", "lost"), ("limit", "-1"), ("limit", "100001"), ("since", "soon")]
-        {
+        for (name, value) in [
+            ("reason", "lost"),
+            ("limit", "-1"),
+            ("limit", "100001"),
+            ("since", "soon"),
+            ("after", "x"),
+        ] {
             assert_eq!(filter.set(name, value).unwrap_err().code, Code::RequestRefused, "{name}");
         }
     }

@@ -27,6 +27,21 @@ impl Held {
             Held::DeadLetters => &[Reason::Dead],
         }
     }
+
+    /// The reasons that a filter leaves.
+    pub(super) fn meant(self, filter: &Filter) -> Result<Vec<Reason>, Failure> {
+        match filter.reason {
+            None => Ok(self.reasons().to_vec()),
+            Some(reason) if self.reasons().contains(&reason) => Ok(vec![reason]),
+            Some(reason) => {
+                let text = match self {
+                    Held::Events => format!("{reason} events are dead letters: see dlq"),
+                    Held::DeadLetters => format!("no dead letter is {reason}"),
+                };
+                Err(Failure::new(Code::RequestRefused, text))
+            }
+        }
+    }
 }
 
 /// A held event, without its value.
@@ -58,6 +73,8 @@ pub struct HeldEvent {
     pub position: Option<String>,
     /// What the relay was asked to do with it, and has not done yet.
     pub request: Option<String>,
+    /// Its place in the order of reading.
+    pub ordinal: i64,
 }
 
 /// What is read of a held event `h`.
@@ -66,7 +83,7 @@ pub(super) const COLUMNS: &str = "\
     h.error_code, to_char(h.due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
     to_char(h.since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
     CASE WHEN h.position_lsn > '0/0' THEN format('%s/%s', h.position_lsn, h.position_index) END, \
-    h.request";
+    h.request, h.ordinal";
 
 /// The conditions of a filter on `h`, with their parameters from $2 on.
 pub(super) const CONDITIONS: &str = "\
@@ -78,7 +95,12 @@ pub(super) const CONDITIONS: &str = "\
     AND ($6::text IS NULL OR h.event_type = $6) \
     AND ($7::text IS NULL OR h.error_code = $7) \
     AND ($8::timestamptz IS NULL OR h.since >= $8) \
-    AND ($9::timestamptz IS NULL OR h.since < $9)";
+    AND ($9::timestamptz IS NULL OR h.since < $9) \
+    AND ($10::int8 IS NULL OR h.ordinal > $10) \
+    AND ($11::text IS NULL \
+         OR position(lower($11) IN lower(concat_ws(' ', h.event_id, h.event_type, h.topic, \
+                                                   h.error_code, h.last_error))) > 0 \
+         OR position(convert_to($11, 'UTF8') IN h.key) > 0)";
 
 impl HeldEvent {
     pub(super) fn read(row: &Row) -> Self {
@@ -96,6 +118,7 @@ impl HeldEvent {
             since: row.get(10),
             position: row.get(11),
             request: row.get(12),
+            ordinal: row.get(13),
         }
     }
 }
@@ -106,18 +129,7 @@ impl Desk<'_> {
     /// # Errors
     /// The filter asks for what cannot be among them, or the connection broke.
     pub async fn held(&self, held: Held, filter: &Filter) -> Result<Vec<HeldEvent>, Failure> {
-        let reasons = match filter.reason {
-            None => held.reasons().to_vec(),
-            Some(reason) if held.reasons().contains(&reason) => vec![reason],
-            Some(reason) => {
-                let text = match held {
-                    Held::Events => format!("{reason} events are dead letters: see dlq"),
-                    Held::DeadLetters => format!("no dead letter is {reason}"),
-                };
-                return Err(Failure::new(Code::RequestRefused, text));
-            }
-        };
-        self.select(filter, &reasons, LISTED).await
+        self.select(filter, &held.meant(filter)?, LISTED).await
     }
 
     pub(super) async fn select(
@@ -128,7 +140,7 @@ impl Desk<'_> {
     ) -> Result<Vec<HeldEvent>, Failure> {
         let sql = format!(
             "SELECT {COLUMNS} FROM outboxd.held_event h WHERE {CONDITIONS} \
-             ORDER BY h.ordinal LIMIT $10"
+             ORDER BY h.ordinal LIMIT $12"
         );
         let rows = self.query(&sql, filter, reasons, most).await?;
         Ok(rows.iter().map(HeldEvent::read).collect())
@@ -146,7 +158,7 @@ impl Desk<'_> {
         let reasons = names(reasons);
         let limit = i64::from(filter.limit.unwrap_or(most));
         let keys = filter.keys();
-        let parameters: [&(dyn ToSql + Sync); 10] = [
+        let parameters: [&(dyn ToSql + Sync); 12] = [
             &self.config.id,
             &ids,
             &filter.topic,
@@ -156,6 +168,8 @@ impl Desk<'_> {
             &filter.error,
             &filter.since,
             &filter.before,
+            &filter.after,
+            &filter.search,
             &limit,
         ];
         let rows = self.session.client.query(sql, &parameters).await;
@@ -186,19 +200,19 @@ impl Desk<'_> {
             text.and_then(|text| serde_json::from_str::<Value>(&text).ok()).unwrap_or_default()
         };
         let more = json!({
-            "exhausted": row.get::<_, bool>(17),
-            "failed_at": row.get::<_, Option<String>>(19),
-            "redelivery": row.get::<_, bool>(18),
-            "partition": row.get::<_, Option<i32>>(13),
-            "headers": json(14),
-            "value_bytes": row.get::<_, Option<i64>>(15),
-            "audit": json(20),
+            "exhausted": row.get::<_, bool>(18),
+            "failed_at": row.get::<_, Option<String>>(20),
+            "redelivery": row.get::<_, bool>(19),
+            "partition": row.get::<_, Option<i32>>(14),
+            "headers": json(15),
+            "value_bytes": row.get::<_, Option<i64>>(16),
+            "audit": json(21),
         });
         let mut document = serde_json::to_value(HeldEvent::read(&row)).unwrap_or_default();
         if let (Value::Object(document), Value::Object(more)) = (&mut document, more) {
             document.extend(more);
             if with_value {
-                let (name, value) = match row.get::<_, Option<Vec<u8>>>(16).map(String::from_utf8) {
+                let (name, value) = match row.get::<_, Option<Vec<u8>>>(17).map(String::from_utf8) {
                     None => ("value", Value::Null),
                     Some(Ok(text)) => ("value", Value::String(text)),
                     Some(Err(error)) => ("value_base64", BASE64.encode(error.as_bytes()).into()),

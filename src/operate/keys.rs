@@ -47,11 +47,11 @@ impl Desk<'_> {
                  WHERE k.relay_id = $1 AND k.key IS NOT NULL \
                    AND k.reason IN ('retry', 'topic', 'parked')) h \
              WHERE h.place = 1 AND h.reason <> 'parked' AND {CONDITIONS} \
-             ORDER BY h.ordinal LIMIT $10"
+             ORDER BY h.ordinal LIMIT $12"
         );
         let rows = self.query(&sql, filter, &reasons, most).await?;
         let key = |row: &tokio_postgres::Row| BlockedKey {
-            waiting: row.get(13),
+            waiting: row.get(14),
             event: HeldEvent::read(row),
         };
         Ok(rows.iter().map(key).collect())

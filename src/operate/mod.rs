@@ -6,12 +6,14 @@
 //! So everything here is SQL in a session of its own, and works whether or not a relay runs.
 
 mod filter;
+mod groups;
 mod held;
 mod keys;
 mod pause;
 mod request;
 
 pub use filter::{Filter, LISTED, MOST};
+pub use groups::Group;
 pub use held::{Held, HeldEvent};
 pub use keys::BlockedKey;
 pub use pause::{Pause, Paused};
@@ -22,7 +24,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::failure::{Code, Failure};
-use crate::postgres::{Error, Slot, SqlSession};
+use crate::postgres::{Error, Server, Slot, SqlSession};
 use crate::relay::{RelayConfig, fate_of};
 use crate::status::RelayRow;
 
@@ -44,7 +46,20 @@ impl<'a> Desk<'a> {
         purpose: &str,
         actor: String,
     ) -> Result<Self, Failure> {
-        let session = SqlSession::open(&config.server, purpose).await;
+        Self::open_at(config, &config.server, purpose, actor).await
+    }
+
+    /// The same, let in as it is today.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn open_at(
+        config: &'a RelayConfig,
+        server: &Server,
+        purpose: &str,
+        actor: String,
+    ) -> Result<Self, Failure> {
+        let session = SqlSession::open(server, purpose).await;
         let session = session.map_err(|error| failure(&error, "connect"))?;
         let sql = "SELECT set_config('outboxd.actor', $1, false)";
         let named = session.client.execute(sql, &[&actor]).await;

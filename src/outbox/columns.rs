@@ -66,6 +66,11 @@ impl Field {
         Field::MaxAttempts,
     ];
 
+    /// Whether nothing but a column can say it.
+    const fn is_column_only(self) -> bool {
+        matches!(self, Field::Id | Field::Payload | Field::Headers)
+    }
+
     /// Its name in `[outbox.columns]`, in templates and in `envelope.headers`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -248,22 +253,25 @@ impl ColumnMap {
     pub(super) fn problems(&self) -> Vec<MapProblem> {
         let mut problems = Vec::new();
         for field in Field::ALL {
-            let FieldConfig { source, default, .. } = self.get(field);
-            let is_column_only = matches!(field, Field::Id | Field::Payload | Field::Headers);
-            match source {
-                Some(Source::Payload(_) | Source::Const(_)) if is_column_only => {
-                    problems.push(MapProblem::ColumnOnly(field.name()));
-                }
-                Some(Source::Payload(pointer)) if split_pointer(pointer).is_none() => {
-                    problems.push(MapProblem::BadPointer(field.name()));
-                }
-                _ => {}
-            }
-            if is_column_only && default.is_some() {
+            problems.extend(self.without_table(field).err());
+            if field.is_column_only() && self.get(field).default.is_some() {
                 problems.push(MapProblem::NoDefault(field.name()));
             }
         }
         problems
+    }
+
+    /// Where a field comes from that is not a column's value.
+    fn without_table(&self, field: Field) -> Result<Option<MappedSource>, MapProblem> {
+        match &self.get(field).source {
+            None | Some(Source::Column(_)) => Ok(None),
+            Some(_) if field.is_column_only() => Err(MapProblem::ColumnOnly(field.name())),
+            Some(Source::Payload(pointer)) => {
+                let path = split_pointer(pointer).ok_or(MapProblem::BadPointer(field.name()))?;
+                Ok(Some(MappedSource::Pointer(path)))
+            }
+            Some(Source::Const(value)) => Ok(Some(MappedSource::Const(value.clone()))),
+        }
     }
 
     /// Checks the map against a table and settles which columns it needs.
@@ -285,8 +293,6 @@ impl ColumnMap {
         let config = self.get(field);
         let required = matches!(field, Field::Id | Field::Payload);
         let source = match &config.source {
-            None if required => return Err(MapProblem::Required(field)),
-            None => MappedSource::Nothing,
             Some(Source::Column(name)) => match layout.column(name) {
                 Some(column) => {
                     let (expected, accepted) = field.accepts(column.kind);
@@ -305,13 +311,8 @@ impl ColumnMap {
                 }
                 None => MappedSource::Nothing,
             },
-            Some(_) if matches!(field, Field::Id | Field::Payload | Field::Headers) => {
-                return Err(MapProblem::ColumnOnly(field.name()));
-            }
-            Some(Source::Payload(pointer)) => MappedSource::Pointer(
-                split_pointer(pointer).ok_or(MapProblem::BadPointer(field.name()))?,
-            ),
-            Some(Source::Const(value)) => MappedSource::Const(value.clone()),
+            None if required => return Err(MapProblem::Required(field)),
+            _ => self.without_table(field)?.unwrap_or(MappedSource::Nothing),
         };
         Ok(Mapped { source, default: config.default.clone() })
     }

@@ -191,6 +191,11 @@ impl Mapper {
         Ok(micros.filter(|micros| *micros >= 0).map_or(Stamp::Publish, |it| Stamp::At(it / 1000)))
     }
 
+    /// The topic of a row of which nothing else is asked, if it has one.
+    pub fn topic(&self, values: &[Option<&[u8]>]) -> Option<String> {
+        self.topic_of(&Row { binding: &self.binding, values })
+    }
+
     /// The topic of a row, if it has one.
     pub(super) fn topic_of(&self, row: &Row<'_, '_>) -> Option<String> {
         let mut routed = Routed::default();

@@ -14,6 +14,9 @@ use super::trace::{TRACEPARENT, TRACESTATE, is_traceparent, is_tracestate};
 use crate::lsn::Position;
 use crate::pgoutput::Relation;
 
+/// The header of records that consumers may have had before.
+const REDELIVERY: &str = "outboxd-redelivery";
+
 /// A header that the format or `envelope.headers` chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
@@ -122,6 +125,13 @@ impl HeaderList {
         self.spans.push(Span { name, value });
     }
 
+    /// Says that consumers may have had the record before, if nothing says so yet.
+    pub fn mark_redelivery(&mut self) {
+        if self.view().get(REDELIVERY).is_none() {
+            self.add(REDELIVERY, Some("true"));
+        }
+    }
+
     /// To read them.
     pub fn view(&self) -> Headers<'_> {
         Headers { text: &self.text, spans: &self.spans }
@@ -207,7 +217,7 @@ impl HeaderList {
         let chosen = self.spans.len();
         let mut has_trace = false;
         let members = members(json, |name, value| {
-            has_trace |= name.len() == TRACEPARENT.len() || name.len() == TRACESTATE.len();
+            has_trace |= is(name, TRACEPARENT) || is(name, TRACESTATE);
             let is_taken = self.view().iter().take(chosen).any(|(taken, _)| taken == name);
             if !is_taken {
                 self.add(name, value);
@@ -221,7 +231,6 @@ impl HeaderList {
 
     /// Leaves out what is no trace context from the header number `from` on.
     fn check_trace(&mut self, from: usize) {
-        let is = |name: &str, wanted: &str| name.eq_ignore_ascii_case(wanted);
         let values = |wanted| -> Vec<Option<&str>> {
             let own = self.view().iter().skip(from);
             own.filter(|(name, _)| is(name, wanted)).map(|(_, value)| value).collect()
@@ -244,6 +253,11 @@ impl HeaderList {
         self.text.push_str(text);
         start..self.text.len()
     }
+}
+
+/// Whether that is the name of a header of the trace context, in whatever case it is written.
+fn is(name: &str, wanted: &str) -> bool {
+    name.eq_ignore_ascii_case(wanted)
 }
 
 /// The headers of one record, in order; a name can come twice, a value can be null.

@@ -35,7 +35,7 @@ pub use map::{EventConfig, EventMap, PayloadEncoding, RecordTimestamp};
 pub use partition::Placement;
 pub use route::RouteConfig;
 
-pub use crate::names::is_topic_name;
+pub use crate::names::TopicNames;
 
 /// A row that can never become an event. The texts name what is wrong, never the row's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +58,7 @@ pub enum MapError {
     /// A CloudEvent with an attribute that may not be one.
     #[error("the id, type or subject is empty or has characters that no CloudEvent may have")]
     BadAttribute,
-    /// A name that Kafka does not take.
+    /// A name that the sink does not take.
     #[error("the topic is not a name that Kafka takes: 1 to 249 of A-Z a-z 0-9 . _ -")]
     BadTopic,
     /// Text that is not UTF-8.

@@ -185,6 +185,32 @@ impl StatusConfig {
             pending,
         })
     }
+
+    /// The labels that the column cannot hold, of those that are compared or written.
+    fn bad_labels(&self, column: &LayoutColumn) -> Vec<MapProblem> {
+        let labels = [
+            ("pending", &self.label_pending, true),
+            ("sent", &self.label_sent, self.mode != Mode::Delete),
+            ("failed", &self.label_failed, true),
+            ("retrying", &self.label_retrying, true),
+        ];
+        let expected = |label: &String| match column.most_characters() {
+            _ if column.kind == Kind::Enum => {
+                let is_there = column.labels.contains(label);
+                (!is_there).then(|| format!("one of {}", column.labels.join(", ")))
+            }
+            Some(most) if label.chars().count() > most => {
+                Some(format!("at most {most} characters"))
+            }
+            _ => None,
+        };
+        let problem = |(key, label, is_needed): (&'static str, &String, bool)| {
+            let expected = expected(label).filter(|_| is_needed)?;
+            let (column, found) = (column.name.clone(), column.type_name.clone());
+            Some(MapProblem::BadLabel { key, label: label.clone(), column, found, expected })
+        };
+        labels.into_iter().filter_map(problem).collect()
+    }
 }
 
 impl StatusMap {
@@ -212,34 +238,6 @@ impl StatusMap {
         let sent = [sent_at.as_ref(), sent_flag.as_ref()];
         let sent = sent.into_iter().filter(|_| self.writes_sent());
         failure.into_iter().chain(sent).flatten().collect()
-    }
-}
-
-impl StatusConfig {
-    /// The labels that the column cannot hold, of those that are compared or written.
-    fn bad_labels(&self, column: &LayoutColumn) -> Vec<MapProblem> {
-        let labels = [
-            ("pending", &self.label_pending, true),
-            ("sent", &self.label_sent, self.mode != Mode::Delete),
-            ("failed", &self.label_failed, true),
-            ("retrying", &self.label_retrying, true),
-        ];
-        let expected = |label: &String| match column.most_characters() {
-            _ if column.kind == Kind::Enum => {
-                let is_there = column.labels.contains(label);
-                (!is_there).then(|| format!("one of {}", column.labels.join(", ")))
-            }
-            Some(most) if label.chars().count() > most => {
-                Some(format!("at most {most} characters"))
-            }
-            _ => None,
-        };
-        let problem = |(key, label, is_needed): (&'static str, &String, bool)| {
-            let expected = expected(label).filter(|_| is_needed)?;
-            let (column, found) = (column.name.clone(), column.type_name.clone());
-            Some(MapProblem::BadLabel { key, label: label.clone(), column, found, expected })
-        };
-        labels.into_iter().filter_map(problem).collect()
     }
 }
 

@@ -18,6 +18,9 @@ pub struct ServerFacts {
     pub in_recovery: bool,
     /// `wal_level`.
     pub wal_level: String,
+    /// Whether it lets WAL be decoded. From PostgreSQL 19 on `replica` is enough: the first slot
+    /// raises `effective_wal_level`.
+    pub decodes: bool,
     /// `deadlock_timeout` in milliseconds.
     pub deadlock_timeout: i64,
     /// Whether our role may stream.
@@ -47,7 +50,10 @@ impl ServerFacts {
                                    WHERE rolname IN ('rds_replication', 'cloudsqlreplica') \
                                      AND pg_has_role(current_user, oid, 'MEMBER')), \
                         to_regclass('outboxd.relay') IS NOT NULL, \
-                        current_setting('synchronous_standby_names')",
+                        current_setting('synchronous_standby_names'), \
+                        current_setting('wal_level') = 'logical' \
+                        OR current_setting('effective_wal_level', true) IS NOT NULL \
+                           AND current_setting('wal_level') <> 'minimal'",
                 &[],
             )
             .await?;
@@ -60,6 +66,7 @@ impl ServerFacts {
             may_replicate: row.get(5),
             has_schema: row.get(6),
             synchronous_standbys: row.get(7),
+            decodes: row.get(8),
         })
     }
 

@@ -3,7 +3,8 @@
 //! A connection that breaks in the handshake is kept apart from a certificate that is refused: the
 //! first is tried again, the second is for a person.
 
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,8 +101,7 @@ impl Tls {
             return Ok(builder.with_no_client_auth());
         };
         let chain = read_certificates("sslcert", cert)?;
-        let private = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| format!("sslkey {}: {error}", key.display()))?;
+        let private = read_key(key).map_err(|why| format!("sslkey {}: {why}", key.display()))?;
         builder
             .with_client_auth_cert(chain, private)
             .map_err(|error| format!("sslcert {} and its sslkey: {error}", cert.display()))
@@ -130,6 +130,26 @@ fn read_certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<
     }
 }
 
+/// A private key that nobody else can read, as libpq wants it: mode 0600, or 0640 if it is root's.
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let mut file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let found = file.metadata().map_err(|error| error.to_string())?;
+    let others = if found.uid() == 0 { 0o037 } else { 0o077 };
+    if found.mode() & others != 0 {
+        return Err(format!("others can read it (mode {:04o}): chmod 0600", found.mode() & 0o7777));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if text.contains("ENCRYPTED") {
+        return Err(
+            "it is encrypted, which is not supported: `openssl pkey` writes one that is not, \
+                    for a file that only the relay can read"
+                .to_owned(),
+        );
+    }
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| error.to_string())
+}
+
 /// What TLS has to say about a failure; nothing if it was the network's.
 pub(super) fn explain(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<TlsError>()?;
@@ -156,6 +176,12 @@ pub(super) fn explain(error: &io::Error) -> Option<String> {
                 expected.to_str()
             )
         }
+        TlsError::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the server's certificate has expired: renew it".to_owned(),
+        TlsError::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "the server's certificate is not valid yet: look at the clocks".to_owned(),
         TlsError::AlertReceived(AlertDescription::CertificateRequired) => {
             "the server wants a client certificate: set sslcert and sslkey".to_owned()
         }

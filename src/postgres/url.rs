@@ -5,7 +5,7 @@
 //! One [`Server`] then serves both kinds of connections, the replication stream and SQL.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -170,6 +170,12 @@ impl Server {
             }
         }
         Ok(Tls { mode, roots, identity })
+    }
+
+    /// The files that are read for every connection.
+    pub fn tls_files(&self) -> impl Iterator<Item = &Path> {
+        let root = self.tls.root_cert.as_deref().filter(|root| *root != "system").map(Path::new);
+        root.into_iter().chain(self.tls.cert.as_deref()).chain(self.tls.key.as_deref())
     }
 
     /// `sslrootcert`; without it the system's certificates.

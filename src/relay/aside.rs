@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::board::float;
 use crate::ack::{Lane, Ordinal, Prefix, Seq, Window};
 use crate::status::{HeldContent, Hold, Reason};
 
@@ -148,6 +149,12 @@ impl Aside {
             }
         }
         taken
+    }
+
+    /// How much of what may be held is held: 1 is full.
+    pub(super) fn fullness(&self) -> f64 {
+        let part = |taken: u64, limit: u64| float(taken) / float(limit.max(1));
+        part(self.events, self.limits.events).max(part(self.bytes, self.limits.bytes)).min(1.0)
     }
 
     /// Events that are held or will be, without those that are scheduled or dead.

@@ -1,192 +1,17 @@
 //! The board: what the relay shows of itself, to the admin pages and to whoever embeds it.
 
-use std::time::Duration;
 #[cfg(not(test))]
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::latency::Latencies;
+use super::pace::Pace;
+use super::state::{Checks, Held, InFlight, Latency, Rates, SlotStatus, State, Status, Totals};
 use crate::failure::Failure;
 use crate::metrics::{Meters, show_state, show_wal_status};
 use crate::postgres::Slot;
-use crate::status::LastError;
-
-/// What the relay does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It connects and checks.
-    Starting,
-    /// It publishes what was there before it came.
-    CatchingUp,
-    /// It publishes events as they are committed.
-    Streaming,
-    /// It was told to wait.
-    Paused,
-    /// Another relay has the place.
-    Standby,
-    /// Events wait that should have gone.
-    Stalled,
-    /// It ended, and a person has to do something.
-    Halted,
-}
-
-impl State {
-    /// As in the label of `outbox_relay_state` and in `status`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            State::Starting => "starting",
-            State::CatchingUp => "catching_up",
-            State::Streaming => "streaming",
-            State::Paused => "paused",
-            State::Standby => "standby",
-            State::Stalled => "stalled",
-            State::Halted => "halted",
-        }
-    }
-}
-
-/// Everything that `status` shows.
-#[derive(Debug, Clone, Serialize)]
-pub struct Status {
-    /// The relay's id.
-    pub relay: String,
-    /// What it does.
-    pub state: State,
-    /// The slot, as last seen.
-    pub slot: SlotStatus,
-    /// What is between reading and settling.
-    pub in_flight: InFlight,
-    /// Events that are held, by reason.
-    pub held: Held,
-    /// Keys that wait for an event that Kafka refused.
-    pub blocked_keys: usize,
-    /// Topics that an operator has paused.
-    pub paused_topics: Vec<String>,
-    /// Per second, over the last few seconds.
-    pub rates: Rates,
-    /// Since the relay was started.
-    pub totals: Totals,
-    /// Age of the oldest commit that is not settled.
-    pub lag_seconds: f64,
-    /// Everything at or before it is settled.
-    pub position: String,
-    /// The last error, while it matters.
-    pub last_error: Option<LastError>,
-    /// Whether each part can do its job.
-    pub checks: Checks,
-}
-
-/// The slot as `status` shows it.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct SlotStatus {
-    /// Its name.
-    pub name: String,
-    /// Whether somebody reads it.
-    pub active: bool,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
-    /// What was confirmed.
-    pub confirmed_lsn: Option<String>,
-    /// WAL that is not confirmed.
-    pub lag_bytes: Option<u64>,
-    /// WAL that can be written before the slot is in danger; none without a limit.
-    pub safe_wal_bytes: Option<i64>,
-}
-
-impl SlotStatus {
-    /// A slot as it was just seen.
-    pub fn new(name: &str, slot: Option<&Slot>) -> Self {
-        let Some(slot) = slot else {
-            return Self { name: name.to_owned(), ..Self::default() };
-        };
-        Self {
-            name: name.to_owned(),
-            active: slot.active,
-            wal_status: slot.wal_status.clone(),
-            confirmed_lsn: Some(slot.confirmed().to_string()),
-            lag_bytes: Some(slot.current().bytes_since(slot.confirmed())),
-            safe_wal_bytes: slot.safe_wal_size,
-        }
-    }
-}
-
-/// What is between reading and settling.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct InFlight {
-    /// Events that are not settled.
-    pub events: u64,
-    /// Bytes of events that are not acknowledged.
-    pub bytes: u64,
-}
-
-/// Events that are held, by reason.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Held {
-    /// Refused by Kafka, and tried again.
-    pub retry: u64,
-    /// Behind one of their key that is held.
-    pub parked: u64,
-    /// Not due yet.
-    pub scheduled: u64,
-    /// Their topic takes no records now.
-    pub topic: u64,
-    /// Given up.
-    pub dead: u64,
-}
-
-/// Events per second.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Rates {
-    /// Read from the stream or by a sweep.
-    pub read: f64,
-    /// Acknowledged by Kafka.
-    pub published: f64,
-    /// Settled.
-    pub settled: f64,
-}
-
-/// What `/readyz` is made of.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Checks {
-    /// The stream is followed.
-    pub stream: bool,
-    /// Kafka answers, as far as is known.
-    pub producer: bool,
-    /// Statuses can be written: a session that cannot write them ends.
-    pub status_writer: bool,
-    /// The publication is the one that it was: the session ends when it is not.
-    pub publication: bool,
-    /// The slot is there: the session ends when it is not.
-    pub slot: bool,
-}
-
-impl Status {
-    /// Whether the relay can do its job. A standby can: its job is to wait.
-    pub fn is_ready(&self) -> bool {
-        let Checks { stream, producer, status_writer, publication, slot } = self.checks;
-        match self.state {
-            State::Standby => true,
-            State::Starting | State::Stalled | State::Halted => false,
-            State::CatchingUp | State::Streaming | State::Paused => {
-                stream && producer && status_writer && publication && slot
-            }
-        }
-    }
-}
-
-/// Numbers that only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// Events read from the stream or by a sweep.
-    pub read: u64,
-    /// Events acknowledged by Kafka.
-    pub published: u64,
-    /// Events settled.
-    pub settled: u64,
-}
 
 /// The writing side of the board.
 pub struct Board {
@@ -198,11 +23,8 @@ pub struct Board {
     pub(super) in_doubt: bool,
     /// Whether any session came as far as the stream.
     pub(super) has_streamed: bool,
-    sampled: (Instant, Totals),
+    pace: Pace,
 }
-
-/// Rates are taken over this long.
-const SAMPLE_TIME: Duration = Duration::from_secs(2);
 
 impl Board {
     /// An empty board.
@@ -216,20 +38,23 @@ impl Board {
             blocked_keys: 0,
             paused_topics: Vec::new(),
             rates: Rates::default(),
+            latency: Latency::default(),
             totals: Totals::default(),
             lag_seconds: 0.0,
             position: String::new(),
             last_error: None,
             checks: Checks::default(),
+            ready: false,
         };
         show_state(status.state.name());
+        show_no_slot(&meters);
         Self {
             shown: watch::Sender::new(status),
             meters,
             totals: Totals::default(),
             in_doubt: false,
             has_streamed: false,
-            sampled: (Instant::now(), Totals::default()),
+            pace: Pace::new(Instant::now()),
         }
     }
 
@@ -250,8 +75,11 @@ impl Board {
     }
 
     /// Shows a new state, with the failure that goes with it.
-    pub fn show_state(&self, state: State, failure: Option<&Failure>) {
-        self.shown.send_modify(|status| {
+    pub fn show_state(&mut self, state: State, failure: Option<&Failure>) {
+        if matches!(state, State::Starting | State::Standby | State::Halted) {
+            self.show_nothing_moves(state);
+        }
+        self.update(|status| {
             if status.state != state {
                 tracing::info!(from = status.state.name(), to = state.name(), "state");
                 show_state(state.name());
@@ -262,72 +90,100 @@ impl Board {
             } else if matches!(state, State::Streaming | State::CatchingUp) {
                 status.last_error = None;
             }
-            if matches!(state, State::Starting | State::Standby | State::Halted) {
-                status.checks = Checks::default();
-                status.in_flight = InFlight::default();
-                status.held = Held::default();
-                status.blocked_keys = 0;
-                for gauge in [
-                    &self.meters.new_count,
-                    &self.meters.queue_depth,
-                    &self.meters.failed_count,
-                    &self.meters.blocked_keys,
-                    &self.meters.blocked_oldest_age,
-                ] {
-                    gauge.set(0.0);
-                }
-            }
         });
     }
 
+    /// There is no session: whatever only one can know is not known.
+    fn show_nothing_moves(&mut self, state: State) {
+        self.pace.stop(Instant::now(), self.totals);
+        // Whoever has the place sees the slot, and what waits.
+        let is_ours = state == State::Starting;
+        self.shown.send_modify(|status| {
+            status.checks = Checks::default();
+            status.in_flight = InFlight::default();
+            status.held = Held::default();
+            status.blocked_keys = 0;
+            status.rates = Rates::default();
+            status.latency = Latency::default();
+            status.slot.seconds_until_limit = None;
+            if !is_ours {
+                status.slot = SlotStatus::new(&status.slot.name, None);
+                status.lag_seconds = 0.0;
+            }
+        });
+        for gauge in [
+            &self.meters.new_count,
+            &self.meters.queue_depth,
+            &self.meters.failed_count,
+            &self.meters.blocked_keys,
+            &self.meters.blocked_oldest_age,
+        ] {
+            gauge.set(0.0);
+        }
+        self.meters.show_held([0; 5]);
+        self.meters.held_ratio.set(0.0);
+        if !is_ours {
+            self.meters.lag_seconds.set(0.0);
+            self.meters.missed_events.set(0.0);
+            show_no_slot(&self.meters);
+        }
+    }
+
     /// Shows the slot.
-    pub fn show_slot(&self, slot: Option<&Slot>) {
-        self.shown.send_modify(|status| status.slot = SlotStatus::new(&status.slot.name, slot));
-        let Some(slot) = slot else { return };
+    pub(super) fn show_slot(&mut self, slot: Option<&Slot>, now: Instant) {
+        let (rates, seconds_until_limit) = self.pace.look(slot, now);
+        self.shown.send_modify(|status| {
+            status.slot =
+                SlotStatus { seconds_until_limit, ..SlotStatus::new(&status.slot.name, slot) };
+            status.rates = rates;
+        });
+        let Some(slot) = slot else {
+            return show_no_slot(&self.meters);
+        };
         show_wal_status(slot.wal_status.as_deref().unwrap_or_default());
         self.meters.slot_lag_confirmed.set(float(slot.current().bytes_since(slot.confirmed())));
         self.meters.slot_lag_restart.set(float(slot.current().bytes_since(slot.restart())));
-        let safe = slot.safe_wal_size.and_then(|bytes| u64::try_from(bytes).ok());
-        let unlimited = slot.safe_wal_size.is_none();
-        self.meters.slot_safe_wal.set(match safe {
-            Some(bytes) => float(bytes),
-            None if unlimited => f64::INFINITY,
-            None => 0.0,
-        });
+        let safe = slot.safe_wal_size.map(|bytes| float(u64::try_from(bytes).unwrap_or(0)));
+        self.meters.slot_safe_wal.set(safe.unwrap_or(f64::INFINITY));
     }
 
     /// Changes what is shown.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
-        self.shown.send_modify(change);
+        self.shown.send_modify(|status| {
+            change(status);
+            status.ready = status.is_ready();
+            self.meters.ready.set(f64::from(u8::from(status.ready)));
+        });
     }
 
-    /// Takes a new sample of the rates, if it is time.
-    pub(super) fn sample(&mut self, now: Instant) {
-        let (since, before) = self.sampled;
-        let elapsed = now - since;
-        if elapsed < SAMPLE_TIME {
-            return;
+    /// Takes a new sample of the rates, if it is time. Whether there is more to show soon, even if
+    /// nothing happens.
+    pub(super) fn sample(&mut self, latencies: &mut Latencies, now: Instant) -> bool {
+        if let Some((rates, latency, happened)) = self.pace.sample(self.totals, latencies, now) {
+            let Totals { read, published, settled } = happened;
+            if settled > 0 {
+                tracing::info!(read, published, settled, "events in the last seconds");
+            }
+            self.shown.send_modify(|status| {
+                status.rates = rates;
+                status.latency = latency;
+            });
+            self.meters.memory.set(float(resident_bytes()));
         }
-        let per_second = |now: u64, before: u64| {
-            // In tenths: nobody reads more.
-            (float(now - before) / elapsed.as_secs_f64() * 10.0).round() / 10.0
-        };
-        let rates = Rates {
-            read: per_second(self.totals.read, before.read),
-            published: per_second(self.totals.published, before.published),
-            settled: per_second(self.totals.settled, before.settled),
-        };
-        if self.totals.settled != before.settled {
-            tracing::info!(
-                read = self.totals.read - before.read,
-                published = self.totals.published - before.published,
-                settled = self.totals.settled - before.settled,
-                "events in the last seconds"
-            );
-        }
-        self.shown.send_modify(|status| status.rates = rates);
-        self.meters.memory.set(float(resident_bytes()));
-        self.sampled = (now, self.totals);
+        self.pace.is_moving(self.totals)
+    }
+}
+
+/// Nobody knows of the slot: no number is right, and none raises an alarm.
+fn show_no_slot(meters: &Meters) {
+    show_wal_status("");
+    for gauge in [
+        &meters.slot_lag_confirmed,
+        &meters.slot_lag_restart,
+        &meters.slot_lag_received,
+        &meters.slot_safe_wal,
+    ] {
+        gauge.set(f64::NAN);
     }
 }
 
@@ -372,4 +228,72 @@ fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * 4096
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::failure::Code;
+
+    fn slot(written: &str) -> Slot {
+        let slot = serde_json::json!({
+            "slot_type": "logical", "active": true, "wal_status": "reserved",
+            "safe_wal_size": 1_000_000, "current_lsn": written, "confirmed_flush_lsn": "0/1000",
+        });
+        serde_json::from_value(slot).unwrap()
+    }
+
+    /// A board that shows a relay at work.
+    fn busy() -> Board {
+        let mut board = Board::new("relay", "slot", Meters::new());
+        let began = Instant::now();
+        board.show_slot(Some(&slot("0/1000")), began);
+        board.show_slot(Some(&slot("0/9000")), began + Duration::from_secs(5));
+        board.totals = Totals { read: 10, published: 10, settled: 10 };
+        let mut latencies = Latencies::default();
+        latencies.record(Duration::from_millis(3));
+        board.sample(&mut latencies, began + Duration::from_secs(6));
+        board.update(|status| {
+            status.checks = Checks {
+                stream: true,
+                producer: true,
+                status_writer: true,
+                publication: true,
+                slot: true,
+            };
+            status.held.retry = 1;
+            status.lag_seconds = 1.0;
+        });
+        board.show_state(State::Streaming, None);
+        board
+    }
+
+    #[test]
+    fn what_only_a_session_knows_ends_with_it() {
+        let shown = busy().status();
+        assert!(shown.ready && shown.rates.published > 0.0 && shown.rates.wal_bytes > 0.0);
+        assert!(shown.latency.p99_seconds.is_some() && shown.slot.seconds_until_limit.is_some());
+
+        let failure = Failure::new(Code::PostgresUnavailable, "it went away");
+        let end: [fn(&mut Board, &Failure); 3] = [
+            |board, failure| board.show_state(State::Starting, Some(failure)),
+            |board, _| board.stand_by(),
+            |board, failure| board.show_state(State::Halted, Some(failure)),
+        ];
+        for (end, remembers_slot) in end.into_iter().zip([true, false, false]) {
+            let mut board = busy();
+            end(&mut board, &failure);
+            let Status { state, rates, latency, held, slot, lag_seconds, ready, .. } =
+                board.status();
+            let Rates { read, published, settled, wal_bytes, confirmed_bytes } = rates;
+            assert_eq!(read + published + settled + wal_bytes + confirmed_bytes, 0.0, "{state:?}");
+            assert_eq!((latency.p50_seconds, latency.p99_seconds), (None, None), "{state:?}");
+            assert_eq!((held.retry, slot.seconds_until_limit), (0, None), "{state:?}");
+            assert_eq!(slot.lag_bytes.is_some(), remembers_slot, "{state:?}");
+            assert_eq!(lag_seconds > 0.0, remembers_slot, "{state:?}");
+            assert_eq!(ready, state == State::Standby, "its job is to wait");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::ack::{Moment, Ordinal};
 use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::outbox::{HeaderList, Placement};
-use crate::sink::{Record, SendError, Sink, SinkError};
+use crate::sink::{EventRef, Record, SendError, Sink, SinkError};
 use crate::status::{Became, Change, HeldBody, Hold, Reason};
 
 impl<T> HeldWay<T> {
@@ -160,7 +160,14 @@ impl<T> HeldWay<T> {
                 None => by_key(),
             };
             let name = publisher.topics.name(topic).unwrap_or_default().to_owned();
+            let event = EventRef {
+                id: &known.id,
+                event_type: body.event_type.as_deref(),
+                position: body.position.known(),
+                is_redelivery: known.redelivery,
+            };
             let record = Record {
+                event,
                 topic: &name,
                 partition: placement.map_or(0, |placement| placement.partition(info.partitions)),
                 key: body.key.as_deref(),
@@ -199,7 +206,6 @@ impl<T> HeldWay<T> {
         };
         if known.hold.exhausted {
             failpoint::pass("in_dead_letter");
-            self.meters.dead_letters.increment(1);
             self.bury(ordinal, publisher);
             return false;
         }
@@ -227,6 +233,7 @@ impl<T> HeldWay<T> {
     fn give_up(&self, ordinal: Ordinal) -> Option<Became> {
         let Known { id, hold, .. } = self.events.get(&ordinal)?;
         tracing::warn!(event_id = id, attempts = hold.attempts, "an event was given up");
+        self.meters.dead_letters.increment(1);
         let dead = Hold { reason: Reason::Dead, due: None, exhausted: true, ..hold.clone() };
         Some(Became::Held(dead))
     }
@@ -423,10 +430,7 @@ fn headers<S: Sink>(
 ) -> HeaderList {
     let mut headers = body.headers.clone();
     if known.redelivery && !known.hold.exhausted {
-        // It may have come by an earlier way with it.
-        if headers.view().get("outboxd-redelivery").is_none() {
-            headers.add("outboxd-redelivery", Some("true"));
-        }
+        headers.mark_redelivery();
     }
     if known.hold.exhausted {
         let topic = known.topic.and_then(|topic| publisher.topics.name(topic));

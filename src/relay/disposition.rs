@@ -126,12 +126,14 @@ pub(super) fn of_sink(error: &SinkError, topic: &str) -> RecordFate {
         SinkError::TopicMissing | SinkError::NotCreated(_) => {
             RecordFate::Topic(failure(Code::TopicMissing))
         }
-        SinkError::TopicDenied => RecordFate::Topic(failure(Code::TopicDenied)),
+        SinkError::TopicDenied | SinkError::WrongTopic(_) => {
+            RecordFate::Topic(failure(Code::TopicDenied))
+        }
         SinkError::TooLarge { .. } => RecordFate::Event(failure(Code::EventTooLarge)),
         SinkError::NoPartition { .. } | SinkError::Refused(_) => {
             RecordFate::Event(failure(Code::EventRefused))
         }
-        SinkError::Unavailable(_) => RecordFate::Again(failure(Code::KafkaUnavailable)),
+        SinkError::Unavailable(_) => RecordFate::Again(failure(Code::SinkUnavailable)),
         SinkError::Purged | SinkError::Fatal(_) => {
             RecordFate::Session(Fate::Reconnect(failure(Code::ProducerFatal)))
         }

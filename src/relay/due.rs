@@ -96,7 +96,7 @@ fn put<S: Sink, T: StatusStore + 'static>(
         Content::Envelope(envelope) => {
             let mut headers = envelope.headers.to_list();
             if entry.redelivery {
-                headers.add("outboxd-redelivery", Some("true"));
+                headers.mark_redelivery();
             }
             let envelope = Envelope { headers: headers.view(), ..envelope };
             flow.publish(&envelope, arrival, now)?;

@@ -63,6 +63,13 @@ impl Finding {
         Self::error(code, what, observed, "an answer", code.remedy())
     }
 
+    /// A setting that leaves something open.
+    pub fn unprotected(observed: &str) -> Self {
+        let code = Code::Unprotected;
+        Self::error(code, "protection", observed, "what others cannot read", code.remedy())
+            .warning()
+    }
+
     /// The same as a failure.
     pub fn failure(&self) -> Failure {
         let Self { title, observed, required, fix, .. } = self;

@@ -10,13 +10,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::board::{Board, Held, State, Totals, float, wall_clock};
+use super::board::wall_clock;
 use super::capture::{Captive, Content};
 use super::disposition::{Fate, of_map, of_store};
 use super::held::HeldWay;
+use super::latency::Latencies;
 use super::publish::{Arrival, Publisher};
 use super::redeem::Redeemed;
 use super::settle::{Finished, Settler};
+use super::show::Shown;
+use super::state::Totals;
 use super::{FlowConfig, misfit};
 use crate::ack::Seq;
 use crate::failpoint;
@@ -39,21 +42,18 @@ pub(super) struct Flow<S, T> {
     /// Changes when operators want something.
     pub(super) notices: Option<watch::Receiver<u64>>,
     pub(super) meters: Meters,
-    totals: Totals,
-    shown: Option<(Instant, State)>,
-    /// Whether something has happened since that is not shown yet.
-    is_stale: bool,
+    pub(super) totals: Totals,
+    /// Of what was acknowledged since the last sample.
+    pub(super) latencies: Latencies,
+    pub(super) shown: Option<Shown>,
     /// Whether somebody else waits for the store: nothing new is started.
     pub(super) gives_way: bool,
     /// Whether the held way is next to use the store.
     is_helds_turn: bool,
-    was_full: bool,
+    pub(super) was_full: bool,
     /// One event at a time is timed from its reading to its acknowledgement.
     timed: Option<(Seq, Instant)>,
 }
-
-/// The board and the gauges are brought up to date this often.
-const SHOW_EVERY: Duration = Duration::from_millis(200);
 
 /// How long reports may gather.
 const REPORTS_GATHER: Duration = Duration::from_millis(1);
@@ -76,8 +76,9 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         meters: Meters,
     ) -> Self {
         let now = Instant::now();
+        let names = config.dead_letter.names;
         let publisher =
-            Publisher::new(sink, config.limits, config.held, config.retry, meters.clone());
+            Publisher::new(sink, config.limits, config.held, config.retry, names, meters.clone());
         Self {
             publisher,
             settler: Settler::new(Rc::clone(&store), config.settle, position, meters.clone(), now),
@@ -92,8 +93,8 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
             notices: None,
             meters,
             totals: Totals::default(),
+            latencies: Latencies::default(),
             shown: None,
-            is_stale: false,
             gives_way: false,
             is_helds_turn: false,
             was_full: false,
@@ -186,12 +187,14 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     pub(super) fn advance(&mut self, now: Instant, at_once: bool) -> Result<(), Fate> {
         let wall = wall_clock();
         let (settler, meters, totals) = (&self.settler, &self.meters, &mut self.totals);
-        let timed = &mut self.timed;
+        let (timed, latencies) = (&mut self.timed, &mut self.latencies);
         self.publisher.advance(now, |seq| {
             failpoint::pass("after_ack");
             totals.published += 1;
             if let Some(times) = settler.times(seq) {
-                meters.publish_latency.record(seconds(wall - times.committed));
+                let latency = wall - times.committed;
+                meters.publish_latency.record(seconds(latency));
+                latencies.record(Duration::from_micros(u64::try_from(latency).unwrap_or(0)));
                 if let Some(occurred) = times.occurred {
                     meters.event_age.record(seconds(wall - occurred));
                 }
@@ -285,7 +288,7 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
         if self.publisher.has_reports() {
             return Woken::Reported;
         }
-        let show = self.shown.filter(|_| self.is_stale).map(|(at, _)| at + SHOW_EVERY);
+        let show = self.shown.as_ref().map(Shown::next_due);
         let settle = self.settler.next_due().filter(|_| self.held.running.is_none());
         let locked = self.held.locked_until.filter(|_| !self.is_busy());
         let dues = [self.publisher.next_due(), settle, self.held_due(), locked, show];
@@ -390,79 +393,6 @@ impl<S: Sink, T: StatusStore + 'static> Flow<S, T> {
     /// Whether everything that was taken on is settled.
     pub(super) fn is_empty(&self) -> bool {
         self.publisher.window.open() == 0 && self.held.is_idle()
-    }
-
-    /// Brings the board up to date, now and then. `state` is what the reader would show if
-    /// nothing waited.
-    pub(super) fn show(&mut self, board: &mut Board, state: State, now: Instant) {
-        if self.shown.is_some_and(|(at, shown)| now < at + SHOW_EVERY && state == shown) {
-            self.is_stale = true;
-            return;
-        }
-        self.shown = Some((now, state));
-        self.is_stale = false;
-        let before = std::mem::take(&mut self.totals);
-        self.meters.events_added.increment(before.read);
-        board.totals.read += before.read;
-        board.totals.published += before.published;
-        board.totals.settled += before.settled;
-        board.sample(now);
-        let window = &self.publisher.window;
-        let stall = self.stall();
-        let state = match &stall {
-            _ if self.is_paused => State::Paused,
-            Some(_) => State::Stalled,
-            None => state,
-        };
-        let trouble = stall.as_ref().or_else(|| self.trouble());
-        board.show_state(state, trouble);
-        let held = self.held.count();
-        let lag = self.settler.oldest_committed().filter(|_| window.open() > 0);
-        let lag = lag.map_or(0.0, |committed| seconds(wall_clock() - committed));
-        board.update(|status| {
-            status.totals = board.totals;
-            status.in_flight.events = window.open();
-            status.in_flight.bytes = window.bytes();
-            status.held = held;
-            status.blocked_keys = self.held.lanes.lanes();
-            status.paused_topics = self.publisher.topics.paused();
-            status.lag_seconds = (lag * 1e3).round() / 1e3;
-            status.position = self.settler.position().to_string();
-            status.checks.producer = self.publisher.is_reachable();
-            status.checks.status_writer = true;
-        });
-        self.meters.lag_seconds.set(lag);
-        self.meters.new_count.set(float(window.open()));
-        self.meters.queue_depth.set(float(window.unacked()));
-        self.meters.failed_count.set(float(held.retry + held.dead));
-        let Held { retry, parked, scheduled, topic, dead } = held;
-        self.meters.show_held([retry, parked, scheduled, topic, dead]);
-        self.meters.blocked_keys.set(float(self.held.lanes.lanes() as u64));
-        let blocked = self.held.oldest().map_or(0.0, |since| seconds(wall_clock() - since));
-        self.meters.blocked_oldest_age.set(blocked);
-    }
-
-    /// Why nothing goes, if nothing does.
-    fn stall(&self) -> Option<Failure> {
-        if self.was_full {
-            let text = format!("{} events are held or wait to be", self.publisher.aside.events());
-            return Some(Failure::new(Code::HeldFull, text));
-        }
-        let unreachable = self.publisher.reachable.as_ref()?.as_ref().err();
-        unreachable.filter(|_| self.publisher.window.unacked() > 0).cloned()
-    }
-
-    /// Why some events do not go, if some do not.
-    fn trouble(&self) -> Option<&Failure> {
-        let topic = self.publisher.topics.failure();
-        let event = self.held.last_failure.as_ref().filter(|_| self.held.lanes.lanes() > 0);
-        event.or(topic)
-    }
-
-    /// What may be in Kafka without being settled: it can come twice.
-    pub(super) fn count_redelivered(&self) {
-        let held = self.held.in_doubt() as u64;
-        self.meters.redelivered.increment(self.publisher.window.open() + held);
     }
 }
 

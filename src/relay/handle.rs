@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Board, Outcome, RelayConfig, Status, run};
+use super::{Board, Credentials, Outcome, RelayConfig, Status, run};
 use crate::failure::{Code, Failure};
 use crate::metrics::Meters;
 use crate::shutdown::Stop;
-use crate::sink::{KafkaSink, Sink};
+use crate::sink::{AnySink, Sink, SinkConfig};
 
 /// A running relay. One that is dropped ends at once.
 pub struct Relay {
     status: watch::Receiver<Status>,
+    credentials: watch::Sender<Credentials>,
     reins: Reins,
     pulse: Pulse,
     outcome: oneshot::Receiver<Outcome>,
@@ -70,8 +71,7 @@ impl Relay {
     /// # Errors
     /// The system gives no thread.
     pub fn start(config: RelayConfig) -> std::io::Result<Self> {
-        let kafka = config.kafka.clone();
-        Self::start_with_sink(config, move || KafkaSink::open(&kafka))
+        Self::spawn(config, AnySink::open)
     }
 
     /// The same with another sink, which is opened anew for every session.
@@ -82,10 +82,18 @@ impl Relay {
         config: RelayConfig,
         mut open: impl FnMut() -> Result<S, String> + Send + 'static,
     ) -> std::io::Result<Self> {
+        Self::spawn(config, move |_: &SinkConfig| open())
+    }
+
+    fn spawn<S: Sink + 'static>(
+        config: RelayConfig,
+        mut open: impl FnMut(&SinkConfig) -> Result<S, String> + Send + 'static,
+    ) -> std::io::Result<Self> {
         let meters = Meters::new();
         let mut board = Board::new(&config.id, &config.slot, meters.clone());
         let status = board.watch();
         let (stop, stopped) = watch::channel(Stop::No);
+        let (credentials, renewed) = watch::channel(Credentials::of(&config));
         let (done, outcome) = oneshot::channel();
         let pulse = Pulse::new();
         let beating = pulse.clone();
@@ -100,17 +108,23 @@ impl Relay {
                             beating.beat();
                         }
                     });
-                    run(&config, &mut open, &mut board, &stopped, &meters).await
+                    run(&config, renewed, &mut open, &mut board, stopped, &meters).await
                 });
                 // Nobody listening is no reason to fail.
                 let _ = done.send(outcome);
             })?;
-        Ok(Self { status, reins: Reins(stop), pulse, outcome, ended: None, thread })
+        let reins = Reins(stop);
+        Ok(Self { status, credentials, reins, pulse, outcome, ended: None, thread })
     }
 
     /// What the relay shows of itself.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// What it is let in with. Whoever sends others ends the session, in order, for one that uses them.
+    pub fn credentials(&self) -> watch::Sender<Credentials> {
+        self.credentials.clone()
     }
 
     /// Shows that its loop turns.

@@ -12,16 +12,17 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::aside::{Leaving, OVERHEAD};
-use super::board::{Held, wall_clock};
+use super::board::wall_clock;
 use super::disposition::Fate;
 use super::publish::Publisher;
 use super::redeem::Running;
 use super::schedule::Schedule;
+use super::state::Held;
 use super::topics::TopicId;
 use crate::ack::{HeldLanes, Lane, Moment, Ordinal};
 use crate::failure::Failure;
 use crate::metrics::Meters;
-use crate::outbox::is_topic_name;
+use crate::outbox::TopicNames;
 use crate::sink::Sink;
 use crate::status::{Change, HeldBody, HeldEntry, Hold, Reason, Request};
 
@@ -39,6 +40,8 @@ pub struct DeadLetterConfig {
     pub topic: String,
     /// The topic of events that have none; empty for none.
     pub default: String,
+    /// What a topic can be called.
+    pub names: TopicNames,
 }
 
 impl DeadLetterConfig {
@@ -50,8 +53,8 @@ impl DeadLetterConfig {
             None => self.default.clone(),
         };
         // A name can be too long with what is added to it.
-        let name = if is_topic_name(&name) { name } else { self.default.clone() };
-        is_topic_name(&name).then_some(name)
+        let name = if self.names.takes(&name) { name } else { self.default.clone() };
+        self.names.takes(&name).then_some(name)
     }
 }
 
@@ -362,7 +365,11 @@ mod tests {
     #[test]
     fn a_dead_letter_has_the_topic_of_its_event_or_the_one_for_all() {
         let of = |topic: &str, default: &str, own: Option<&str>| {
-            let config = DeadLetterConfig { topic: topic.to_owned(), default: default.to_owned() };
+            let config = DeadLetterConfig {
+                topic: topic.to_owned(),
+                default: default.to_owned(),
+                names: TopicNames::Kafka,
+            };
             config.destination(own)
         };
         let (own, default) = (Some("orders"), Some("dead".to_owned()));

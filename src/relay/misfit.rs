@@ -27,6 +27,7 @@ pub(super) fn content<S: Sink>(
     let topic = misfit.topic.as_deref().and_then(|name| publisher.topic(name, now));
     let key = misfit.key.as_deref().map(str::as_bytes);
     let parcel = Parcel {
+        event_id: None,
         topic: misfit.topic.as_deref().map(Into::into),
         partition: -1,
         key: key.map(Into::into),

@@ -15,18 +15,22 @@ mod columns;
 mod confirm;
 mod confirmable;
 mod create;
+mod credentials;
 mod deliver;
 mod disposition;
+mod doctor;
 mod due;
 mod expired;
 mod finding;
 mod flow;
 mod handle;
 mod held;
+mod latency;
 mod load;
 mod misfit;
 mod monitor;
 mod orders;
+mod pace;
 mod past;
 mod patrol;
 mod place;
@@ -43,8 +47,10 @@ mod schedule;
 
 mod session;
 mod settle;
+mod show;
 #[cfg(test)]
 mod simulation;
+mod state;
 mod sweep;
 mod takeover;
 mod topics;
@@ -53,13 +59,17 @@ mod unsent;
 mod words;
 
 pub use aside::HeldLimits;
-pub use board::{Board, Checks, Held, InFlight, Rates, SlotStatus, State, Status, Totals};
+pub use board::Board;
 pub use cleanup::CleanupConfig;
 pub use create::create_slot;
+pub use credentials::Credentials;
 pub use disposition::Fate;
+pub use doctor::{Topics, examine_postgres, examine_sink};
 pub use finding::{Finding, Severity};
 pub use handle::{Pulse, Relay};
 pub use held::DeadLetterConfig;
+pub(crate) use latency::Latencies;
+pub(crate) use pace::Pace;
 pub use preflight::{Outbox, Preflight, preflight};
 pub use preview::{Preview, Previewed, Prospect, Sample};
 pub use reconcile::{Reconciler, file_sweep};
@@ -67,6 +77,7 @@ pub use recover::give_up_stream;
 pub use reschedule::Rescheduler;
 pub use session::End;
 pub use settle::SettleConfig;
+pub use state::{Checks, Held, InFlight, Latency, Rates, SlotStatus, State, Status, Totals};
 pub use trial::{OnExhausted, RetryConfig};
 
 use std::time::Duration;
@@ -82,8 +93,9 @@ use crate::outbox::status::StatusConfig;
 use crate::postgres::{Intake, NewSlot, Server, SqlSession, TableName};
 use crate::retry::Backoff;
 use crate::shutdown::Stop;
-use crate::sink::{KafkaConfig, Sink};
+use crate::sink::{NoContact, Sink, SinkConfig};
 use crate::status::{LastError, RelayRow};
+use credentials::{changed, pass_on};
 
 /// What is published, besides what the stream brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,8 +167,8 @@ pub struct RelayConfig {
     pub reconcile: ReconcileConfig,
     /// How what is sent and old is removed, if it is.
     pub cleanup: Option<CleanupConfig>,
-    /// Kafka.
-    pub kafka: KafkaConfig,
+    /// Where events go.
+    pub sink: SinkConfig,
     /// Whether to start paused.
     pub paused: bool,
 }
@@ -224,22 +236,41 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// What is written about the end must not delay it for longer.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// Runs a relay until it is told to stop, or must. Sessions come and go within.
+/// Runs a relay until it is told to stop, or must. Sessions come and go within, each with the
+/// credentials of its time.
 pub async fn run<S: Sink + 'static>(
     config: &RelayConfig,
-    open: &mut impl FnMut() -> Result<S, String>,
+    mut credentials: watch::Receiver<Credentials>,
+    open: &mut impl FnMut(&SinkConfig) -> Result<S, String>,
     board: &mut Board,
-    stop: &watch::Receiver<Stop>,
+    mut stop: watch::Receiver<Stop>,
     meters: &Meters,
 ) -> Outcome {
+    let mut config = config.clone();
     let mut failures = 0u32;
     let mut said = None;
     let mut takes_over = config.takeover;
     loop {
         let began = Instant::now();
-        let session = place::session(config, open, board, stop.clone(), meters, &mut takes_over);
-        let end = Box::pin(session).await;
+        credentials.borrow_and_update().apply(&mut config);
+        let config = &config;
+        let (asks, asked) = watch::channel(*stop.borrow_and_update());
+        let status = board.watch();
+        let mut open = || open(&config.sink);
+        let session = place::session(config, &mut open, board, asked, meters, &mut takes_over);
+        let end = tokio::select! {
+            biased;
+            end = Box::pin(session) => end,
+            never = pass_on(&mut stop, &mut credentials, &asks, &status) => match never {},
+        };
         let fate = match end {
+            End::Stopped { drained } if *stop.borrow() == Stop::No => {
+                tracing::info!(drained, "the session ended for the sake of new credentials");
+                board.in_doubt |= !drained;
+                // Whoever has the place for a moment can be this session: it is waited for.
+                failures = failures.max(1);
+                continue;
+            }
             End::Stopped { drained } => {
                 let drained = drained && !board.in_doubt;
                 remember(config, "stopped", None).await;
@@ -288,9 +319,9 @@ pub async fn run<S: Sink + 'static>(
                 wait
             }
         };
-        let mut stop = stop.clone();
         tokio::select! {
             () = sleep(wait) => {}
+            () = changed(&mut credentials) => {}
             _ = stop.wait_for(|stop| *stop != Stop::No) => {
                 remember(config, "stopped", None).await;
                 return Outcome::Stopped { drained: !board.in_doubt };
@@ -319,6 +350,16 @@ async fn remember(config: &RelayConfig, state: &str, failure: Option<&Failure>) 
 /// What an error of PostgreSQL means to a command that was `doing` something.
 pub fn fate_of(error: &crate::postgres::Error, doing: &str) -> Fate {
     disposition::of_postgres(error, doing)
+}
+
+/// What it means that the sink cannot be used as it is configured.
+pub fn failure_of_sink(reason: NoContact) -> Failure {
+    match reason {
+        NoContact::Config(text) => Failure::new(Code::SinkConfig, text),
+        NoContact::Tls(text) => Failure::new(Code::SinkTls, text),
+        NoContact::Login(text) => Failure::new(Code::SinkAuth, text),
+        NoContact::Unreachable(text) => Failure::new(Code::SinkUnavailable, text),
+    }
 }
 
 /// The failure of a relay that was fenced.

@@ -18,7 +18,7 @@ use super::{ReconcileConfig, RelayConfig};
 use crate::failure::chain;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
-use crate::postgres::{Address, Error, Heap, OutboxTable, Server, Slot, SqlSession};
+use crate::postgres::{Address, Error, Heap, OutboxTable, Server, Slot, SqlSession, TableName};
 
 /// Older pages that are looked at in a round: 32 MiB.
 const PAGES_IN_TURN: i64 = 4096;
@@ -29,9 +29,7 @@ const NAMED: usize = 5;
 
 /// A patrol on its way.
 pub(super) struct Patrol {
-    server: Server,
-    address: Address,
-    table: u32,
+    beat: Beat,
     config: ReconcileConfig,
     /// None where nothing tells which rows are unsent.
     reconciler: Option<Reconciler>,
@@ -77,6 +75,37 @@ impl Part {
     }
 }
 
+/// Where a patrol goes.
+#[derive(Clone)]
+struct Beat {
+    server: Server,
+    address: Address,
+    table: u32,
+}
+
+impl Beat {
+    /// A session, and the table's name now.
+    async fn session(&self) -> Result<(SqlSession, Option<TableName>), Error> {
+        let session = SqlSession::open_at(&self.server, &self.address, "reconcile").await?;
+        let name = OutboxTable::current_name(&session.client, self.table).await?;
+        Ok((session, name))
+    }
+
+    async fn look_at_scheduled(&self, rescheduler: &mut Rescheduler) -> Result<(), Error> {
+        let (session, name) = self.session().await?;
+        name.iter().for_each(|name| rescheduler.follow(name));
+        let (late, _) = rescheduler.look(&session.client).await?;
+        rescheduler.ask(&session.client, &late).await
+    }
+}
+
+/// The session has eyes of its own for what is wrong with the server.
+fn tell(round: Result<(), Error>, could_not: &str) {
+    if let Err(error) = round {
+        tracing::warn!(error = chain(&error), "{could_not}");
+    }
+}
+
 impl Patrol {
     /// None where there is nothing to patrol.
     pub(super) fn new(
@@ -93,9 +122,11 @@ impl Patrol {
             return None;
         }
         Some(Self {
-            server: config.server.clone(),
-            address: address.clone(),
-            table: outbox.table.oid,
+            beat: Beat {
+                server: config.server.clone(),
+                address: address.clone(),
+                table: outbox.table.oid,
+            },
             config: config.reconcile,
             reconciler,
             rescheduler,
@@ -105,31 +136,40 @@ impl Patrol {
         })
     }
 
-    /// Goes round until it is told to stop.
+    /// Goes round until it is told to stop. Scheduled rows are looked at beside: a round for missed
+    /// ones waits for what may yet be on its way, and theirs is a matter of time.
     pub(super) async fn go(mut self, mut sights: watch::Receiver<Sight>) {
-        loop {
-            sleep(self.config.interval).await;
-            if let Err(error) = self.round(&mut sights).await {
-                // The session has eyes of its own for what is wrong with the server.
-                tracing::warn!(error = chain(&error), "could not look for missed rows");
+        let rescheduler = self.rescheduler.take();
+        let (beat, interval) = (self.beat.clone(), self.config.interval);
+        let reschedules = async {
+            let Some(mut rescheduler) = rescheduler else { return };
+            loop {
+                sleep(interval).await;
+                tell(
+                    beat.look_at_scheduled(&mut rescheduler).await,
+                    "could not look at scheduled rows",
+                );
             }
-        }
+        };
+        let reconciles = async {
+            let Some(mut reconciler) = self.reconciler.take() else { return };
+            loop {
+                sleep(interval).await;
+                let round = self.round(&mut reconciler, &mut sights).await;
+                tell(round, "could not look for missed rows");
+            }
+        };
+        tokio::join!(reschedules, reconciles);
     }
 
-    async fn round(&mut self, sights: &mut watch::Receiver<Sight>) -> Result<(), Error> {
-        let session = SqlSession::open_at(&self.server, &self.address, "reconcile").await?;
-        if let Some(name) = OutboxTable::current_name(&session.client, self.table).await? {
-            self.reconciler.iter_mut().for_each(|reconciler| reconciler.follow(&name));
-            self.rescheduler.iter_mut().for_each(|rescheduler| rescheduler.follow(&name));
-        }
-        if let Some(rescheduler) = &mut self.rescheduler {
-            let (late, _) = rescheduler.look(&session.client).await?;
-            rescheduler.ask(&session.client, &late).await?;
-        }
-        let Some(reconciler) = self.reconciler.clone() else {
-            return Ok(());
-        };
-        let candidates = self.candidates(&reconciler, &session).await?;
+    async fn round(
+        &mut self,
+        reconciler: &mut Reconciler,
+        sights: &mut watch::Receiver<Sight>,
+    ) -> Result<(), Error> {
+        let (session, name) = self.beat.session().await?;
+        name.iter().for_each(|name| reconciler.follow(name));
+        let candidates = self.candidates(reconciler, &session).await?;
         if candidates.is_empty() {
             self.meters.missed_events.set(0.0);
             return Ok(());
@@ -174,7 +214,7 @@ impl Patrol {
         client.batch_execute("SET statement_timeout = '5min'").await?;
         let is_first = self.parts.is_empty();
         let mut parts = HashMap::new();
-        for heap in Heap::load(client, self.table, None, "").await? {
+        for heap in Heap::load(client, self.beat.table, None, "").await? {
             let (holds, pages) = (heap.holds(), heap.pages);
             let known = self.parts.remove(&heap.oid);
             // At first all of it is old; a partition that was added later is new.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::board::{Board, State};
+use super::board::Board;
 use super::capture::Capture;
 use super::cleanup::Cleanup;
 use super::confirm::{Settlement, Settlements};
@@ -25,6 +25,7 @@ use super::patrol::Patrol;
 use super::preflight::{Outbox, Preflight, preflight, synchronous_standby};
 use super::recover::give_up_stream;
 use super::session::{Before, End, Session};
+use super::state::State;
 use super::sweep::{Sweep, SweepPlan, Swept};
 use super::takeover::take_over;
 use super::{RelayConfig, STANDBY_WAIT, Start, fenced};
@@ -173,7 +174,7 @@ impl Place {
                 .await
                 .map_err(|error| of_postgres(&error, "start paused"))?;
         }
-        let mut flow = self.open_flow(config, open, &outbox, meters).await?;
+        let mut flow = self.open_flow(config, open, &outbox, board.has_streamed, meters).await?;
         load(&mut flow).await?;
         board.has_streamed = true;
         let swept = set_up.slot_and_sweep(has_slot, &mut flow, board, &mut stop).await;
@@ -296,6 +297,7 @@ impl Place {
         config: &RelayConfig,
         open: &mut impl FnMut() -> Result<S, String>,
         outbox: &Outbox,
+        has_streamed: bool,
         meters: &Meters,
     ) -> Result<Flow<S, PgStatusStore>, Fate> {
         let id = outbox.events.mapping().column(Field::Id);
@@ -311,8 +313,10 @@ impl Place {
         };
         let store = PgStatusStore::open(Rc::clone(&self.writer), &options).await;
         let store = Rc::new(store.map_err(|error| of_store(&error))?);
-        let sink = open().map_err(|text| Fate::Halt(Failure::new(Code::KafkaConfig, text)));
-        let mut sink = sink?;
+        let sink = open().map_err(|text| Failure::new(Code::SinkConfig, text));
+        // What was right before can be a file that is being replaced.
+        let fate = if has_streamed { Fate::Reconnect } else { Fate::Halt };
+        let mut sink = sink.map_err(fate)?;
         sink.probe();
         let position = self.row.position;
         let mut flow = Flow::new(sink, store, &config.flow, position, meters.clone());

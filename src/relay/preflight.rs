@@ -154,7 +154,7 @@ fn server_findings(facts: &ServerFacts, config: &RelayConfig) -> Vec<Finding> {
             Code::InRecovery.remedy(),
         ));
     }
-    if facts.wal_level != "logical" {
+    if !facts.decodes {
         findings.push(Finding::error(
             Code::WalLevel,
             "wal_level",

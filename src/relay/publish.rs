@@ -21,8 +21,8 @@ use crate::failpoint;
 use crate::failure::Failure;
 use crate::lsn::Position;
 use crate::metrics::Meters;
-use crate::outbox::{Envelope, MapError, Placement, Stamp};
-use crate::sink::{Parcel, Record, Report, SendError, Sink, SinkError};
+use crate::outbox::{Envelope, MapError, Placement, Stamp, TopicNames};
+use crate::sink::{EventRef, Parcel, Record, Report, SendError, Sink, SinkError};
 use crate::status::{HeldContent, Hold, Reason};
 
 /// What a record costs in memory besides its own bytes.
@@ -101,6 +101,7 @@ impl<S: Sink> Publisher<S> {
         limits: Limits,
         held: HeldLimits,
         retry: RetryConfig,
+        names: TopicNames,
         meters: Meters,
     ) -> Self {
         let none = Origin {
@@ -113,7 +114,7 @@ impl<S: Sink> Publisher<S> {
         Self {
             sink,
             window: Window::new(limits),
-            topics: Topics::default(),
+            topics: Topics::new(names),
             aside: Aside::new(held),
             retry,
             waiting: HashMap::new(),
@@ -142,7 +143,7 @@ impl<S: Sink> Publisher<S> {
         self.window.has_room((bytes + RECORD_OVERHEAD) as u64)
     }
 
-    /// A topic by its name, which is one that Kafka takes.
+    /// A topic by its name, which is one that the sink takes.
     pub(super) fn topic(&mut self, name: &str, now: Instant) -> Option<TopicId> {
         self.topics.find(name).or_else(|| self.topics.add(name, now))
     }
@@ -195,7 +196,14 @@ impl<S: Sink> Publisher<S> {
             },
         };
         self.set_origin(seq, origin);
+        let event = EventRef {
+            id: envelope.id,
+            event_type: envelope.event_type.as_deref(),
+            position: arrival.position.known(),
+            is_redelivery: arrival.redelivery,
+        };
         let mut record = Record {
+            event,
             topic: envelope.topic,
             partition: -1,
             key,
@@ -356,6 +364,7 @@ impl<S: Sink> Publisher<S> {
     /// Hands over what may go, until the sink takes no more.
     fn send_ready(&mut self) {
         while let Some(seq) = self.ready.front().copied() {
+            let origin = self.origin(seq);
             let Some(waiting) = self.waiting.get(&seq) else {
                 self.ready.pop_front();
                 continue;
@@ -367,7 +376,13 @@ impl<S: Sink> Publisher<S> {
                 self.let_go(seq);
                 continue;
             };
-            let mut record = waiting.parcel.record(topic, waiting.alone);
+            let event = EventRef {
+                id: waiting.parcel.event_id.as_deref().unwrap_or_default(),
+                event_type: origin.and_then(|origin| self.words.word(origin.event_type)),
+                position: self.window.position(seq).known(),
+                is_redelivery: origin.is_some_and(|origin| origin.redelivery),
+            };
+            let mut record = waiting.parcel.record(event, topic, waiting.alone);
             record.partition = waiting.placement.partition(info.partitions);
             failpoint::pass("before_produce");
             match self.sink.send(&record, seq) {
@@ -413,6 +428,10 @@ impl<S: Sink> Publisher<S> {
         for report in reports.drain(..) {
             self.take_in(report, now)?;
         }
+        // There is no better answer than an acknowledgement.
+        if count > 0 && !self.is_reachable() {
+            self.reached(Ok(()), now);
+        }
         // What a refusal at the hand-over reported meanwhile is for the next round.
         if self.reports.is_empty() {
             self.reports = reports;
@@ -433,7 +452,7 @@ impl<S: Sink> Publisher<S> {
         Ok(())
     }
 
-    /// Kafka has acknowledged so many events.
+    /// The sink has acknowledged so many events.
     pub(super) fn count_published(&self, events: u64) {
         self.meters.events_published.increment(events);
         self.meters.publish_sent.increment(events);

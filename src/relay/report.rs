@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::board::wall_clock;
 use super::disposition::{Fate, RecordFate, of_sink};
+use super::failure_of_sink;
 use super::publish::{HELD, Publisher, Waiting};
 use super::topics::TopicId;
 use crate::ack::Seq;
@@ -38,10 +39,10 @@ impl<S: Sink> Publisher<S> {
                 self.held_failed.push(((seq & !HELD).cast_signed(), error));
             }
             Report::Failed { seq, error, parcel } => self.failed(seq, &error, parcel, now)?,
-            Report::Reachable(result) => self.reached(result, now),
+            Report::Reachable(result) => self.reached(result.map_err(failure_of_sink), now),
             Report::Fatal(reason) => {
                 self.meters.producer_fatal.increment(1);
-                count_error("kafka", "fatal");
+                count_error(self.sink.name().label, "fatal");
                 let error = SinkError::Fatal(reason);
                 if let RecordFate::Session(fate) = of_sink(&error, "any") {
                     return Err(fate);
@@ -93,30 +94,44 @@ impl<S: Sink> Publisher<S> {
         }
     }
 
-    /// The sink has answered, or nobody does.
-    fn reached(&mut self, result: Result<(), String>, now: Instant) {
-        match (&self.reachable, &result) {
-            (Some(Ok(())), Ok(())) => return,
-            (Some(Err(_)), Ok(())) => tracing::info!("Kafka answers again"),
-            (None | Some(Ok(())), Err(reason)) => {
-                count_error("kafka", "unavailable");
+    /// The sink has answered, or it does not, or does not let us in.
+    pub(super) fn reached(&mut self, result: Result<(), Failure>, now: Instant) {
+        let before = self.reachable.as_ref().and_then(|before| before.as_ref().err());
+        match &result {
+            Ok(()) if matches!(self.reachable, Some(Ok(()))) => return,
+            Ok(()) if before.is_some() => {
+                tracing::info!("{} answers again", self.sink.name().title);
+            }
+            Err(failure) if before.is_none_or(|before| before.code != failure.code) => {
+                let (class, text) = match failure.code {
+                    Code::SinkAuth => ("auth", "it does not let us in"),
+                    Code::SinkTls => ("auth", "there is no TLS connection"),
+                    _ => ("unavailable", "it does not answer"),
+                };
+                let name = self.sink.name();
+                count_error(name.label, class);
                 tracing::warn!(
-                    code = %Code::KafkaUnavailable,
-                    error = reason,
-                    remedy = Code::KafkaUnavailable.remedy(),
-                    "Kafka does not answer; waiting for it"
+                    code = %failure.code,
+                    error = failure.message,
+                    remedy = failure.remedy,
+                    "waiting for {}: {text}",
+                    name.title
                 );
             }
-            (None, Ok(())) | (Some(Err(_)), Err(_)) => {}
+            Ok(()) | Err(_) => {}
         }
         self.probe_at = result.is_err().then(|| now + PROBE_EVERY);
-        let failure = |reason| Failure::new(Code::KafkaUnavailable, reason);
-        self.reachable = Some(result.map_err(failure));
+        self.reachable = Some(result);
     }
 
     /// Whether the sink can be reached, as far as it has told.
     pub(super) fn is_reachable(&self) -> bool {
         !matches!(self.reachable, Some(Err(_)))
+    }
+
+    /// Why it cannot, as far as it has told.
+    pub(super) fn unreachable(&self) -> Option<&Failure> {
+        self.reachable.as_ref()?.as_ref().err()
     }
 
     fn failed(
@@ -185,7 +200,7 @@ impl<S: Sink> Publisher<S> {
         self.meters.events_failed.increment(1);
         self.meters.events_failed_alias.increment(1);
         self.meters.publish_failed.increment(1);
-        count_error("kafka", "event");
+        count_error(self.sink.name().label, "event");
     }
 }
 
@@ -209,6 +224,7 @@ mod tests {
     use super::*;
     use crate::ack::Limits;
     use crate::metrics::Meters;
+    use crate::outbox::TopicNames;
     use crate::relay::{HeldLimits, OnExhausted, RetryConfig};
     use crate::retry::Backoff;
     use crate::sink::memory::{Brokers, MemorySink, Temper};
@@ -234,6 +250,7 @@ mod tests {
             Limits { events: 1, bytes: 1, per_key: 1 },
             HeldLimits { events: 1, bytes: 1 },
             RetryConfig { max_attempts: 1, backoff, on_exhausted },
+            TopicNames::Kafka,
             Meters::new(),
         )
     }

@@ -9,12 +9,13 @@
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::board::{Board, State, float, wall_clock};
+use super::board::{Board, float, wall_clock};
 use super::capture::{Captive, Capture, Captured};
 use super::confirm::{Confirmer, Settlements};
 use super::disposition::{Fate, of_postgres, of_store};
 use super::flow::Flow;
 use super::monitor::Sight;
+use super::state::State;
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::metrics::Meters;
@@ -107,7 +108,7 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
                 && sights.has_changed().unwrap_or(false)
             {
                 let sight = sights.borrow_and_update();
-                board.show_slot(sight.slot.as_ref());
+                board.show_slot(sight.slot.as_ref(), Instant::now());
                 if let Some(slot) = &sight.slot {
                     let received = self.confirmer.received_until().max(slot.confirmed());
                     self.meters.slot_lag_received.set(float(slot.current().bytes_since(received)));
@@ -305,6 +306,9 @@ impl<W: WalStream, S: Sink, T: StatusStore + 'static> Session<W, S, T> {
         let end = match end {
             End::Stopped { drained } => {
                 let told = told && stream.close().await.is_ok();
+                if !drained {
+                    flow.count_redelivered();
+                }
                 board.in_doubt = !(drained && told);
                 End::Stopped { drained: drained && told }
             }

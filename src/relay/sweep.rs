@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
-use super::board::{Board, State, wall_clock};
+use super::board::{Board, wall_clock};
 use super::capture::{Captive, content_of, of_no_id};
 use super::disposition::{Fate, of_bind, of_postgres};
 use super::flow::Flow;
+use super::state::State;
 use super::unsent::Unsent;
 use crate::failpoint;
 use crate::lsn::{Lsn, Position};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::ack::Seq;
 use crate::failure::{Code, Failure};
-use crate::outbox::is_topic_name;
+use crate::outbox::TopicNames;
 use crate::sink::TopicInfo;
 
 /// A topic's number within the session.
@@ -28,6 +28,8 @@ pub(super) const NO_ANSWER: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Topics {
+    /// What they can be called.
+    names: TopicNames,
     topics: Vec<Topic>,
     by_name: HashMap<Box<str>, TopicId>,
     /// Before this, no topic is to be looked up.
@@ -55,13 +57,17 @@ struct Topic {
 }
 
 impl Topics {
+    pub(super) fn new(names: TopicNames) -> Self {
+        Self { names, ..Self::default() }
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<TopicId> {
         self.by_name.get(name).copied()
     }
 
-    /// A topic that was not seen before; none if Kafka would not take the name.
+    /// A topic that was not seen before; none if the sink would not take the name.
     pub(super) fn add(&mut self, name: &str, now: Instant) -> Option<TopicId> {
-        if !is_topic_name(name) {
+        if !self.names.takes(name) {
             return None;
         }
         let id = TopicId(u32::try_from(self.topics.len()).ok()?);

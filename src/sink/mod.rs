@@ -3,26 +3,91 @@
 //! Nothing here waits per event: [`Sink::send`] hands a record over and returns, and what became
 //! of it comes back later as a [`Report`] with the number that went with it.
 
+mod any;
+mod config;
+mod contact;
 mod kafka;
 #[cfg(test)]
 pub(crate) mod memory;
-mod properties;
-mod reports;
-mod size;
-mod topics;
+pub mod nats;
+pub mod redis;
 
-pub use kafka::KafkaSink;
-pub use properties::{KafkaConfig, TopicShape, reserved_property};
+pub use any::AnySink;
+pub use config::SinkConfig;
+pub use contact::NoContact;
+pub use kafka::{
+    ClusterFacts, KafkaConfig, KafkaSink, TopicFacts, TopicShape, librdkafka_version, look,
+    reserved_property,
+};
+#[cfg(feature = "nats")]
+pub use nats::NatsSink;
+pub use nats::{NatsConfig, StreamShape};
+#[cfg(feature = "redis")]
+pub use redis::RedisSink;
+pub use redis::{Durability, RedisConfig, Topology, Trim};
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::ack::Seq;
+use crate::lsn::Position;
 use crate::outbox::{HeaderList, Headers};
+
+/// By this name the client of NATS logs.
+pub(crate) const NATS_CLIENT: &str = "async_nats";
+
+/// A sink that does not answer within this, when somebody only looks at it, does not answer.
+pub(crate) const LOOK_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a sink is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkName {
+    /// In metrics.
+    pub label: &'static str,
+    /// In sentences.
+    pub title: &'static str,
+}
+
+impl SinkName {
+    /// Kafka.
+    pub const KAFKA: Self = Self { label: "kafka", title: "Kafka" };
+    /// Redis Streams.
+    pub const REDIS: Self = Self { label: "redis", title: "Redis" };
+    /// NATS JetStream.
+    pub const NATS: Self = Self { label: "nats", title: "NATS" };
+    /// Whatever a service brings.
+    pub const OTHER: Self = Self { label: "sink", title: "the sink" };
+}
+
+/// Hosts and ports of an address of several servers, without anything that could be a secret.
+fn hosts_of(url: &str) -> String {
+    let host = |part: &str| {
+        let rest = part.split_once("://").map_or(part, |(_, rest)| rest);
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        host.split(['/', '?', '#']).next().unwrap_or_default().trim().to_owned()
+    };
+    url.split(',').map(host).collect::<Vec<_>>().join(",")
+}
+
+/// The event that a record is of. Some sinks tell it to others; some know by it what they have already.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EventRef<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// What happened, where that is known.
+    pub event_type: Option<&'a str>,
+    /// Its place in the stream, or that of the sweep that found its row; none where neither is known.
+    pub position: Option<Position>,
+    /// Whether an operator asked for it again: that it was sent before is no reason not to.
+    pub is_redelivery: bool,
+}
 
 /// A record on its way out.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
+    /// What it is of.
+    pub event: EventRef<'a>,
     /// Its topic, which was found to exist.
     pub topic: &'a str,
     /// Its partition.
@@ -52,6 +117,8 @@ impl Record<'_> {
 pub struct Parcel {
     /// Its topic, where it is not known otherwise.
     pub topic: Option<Box<str>>,
+    /// The event's id, where the sink has a use for it.
+    pub event_id: Option<Box<str>>,
     /// As in [`Record`].
     pub partition: i32,
     /// As in [`Record`].
@@ -65,9 +132,10 @@ pub struct Parcel {
 }
 
 impl Parcel {
-    /// The record, for `topic`.
-    pub fn record<'a>(&'a self, topic: &'a str, alone: bool) -> Record<'a> {
+    /// The record of `event`, for `topic`.
+    pub fn record<'a>(&'a self, event: EventRef<'a>, topic: &'a str, alone: bool) -> Record<'a> {
         Record {
+            event,
             topic,
             partition: self.partition,
             key: self.key.as_deref(),
@@ -83,6 +151,7 @@ impl From<&Record<'_>> for Parcel {
     fn from(record: &Record<'_>) -> Self {
         Self {
             topic: None,
+            event_id: Some(record.event.id.into()),
             partition: record.partition,
             key: record.key.map(Into::into),
             headers: record.headers.to_list(),
@@ -119,7 +188,12 @@ impl KnownTopics {
                 }
                 Report::Topic {
                     name,
-                    result: Err(SinkError::TopicMissing | SinkError::NotCreated(_)),
+                    result:
+                        Err(
+                            SinkError::TopicMissing
+                            | SinkError::NotCreated(_)
+                            | SinkError::WrongTopic(_),
+                        ),
                 } => {
                     self.0.remove(name);
                 }
@@ -141,6 +215,9 @@ pub enum SinkError {
     /// We may not write to it, or not look at it.
     #[error("access to the topic is denied")]
     TopicDenied,
+    /// It is there, and is something that events cannot go to.
+    #[error("{0}")]
+    WrongTopic(String),
     /// The record is larger than the topic takes.
     #[error("the record takes {bytes} bytes, the topic takes {limit}")]
     TooLarge {
@@ -203,7 +280,7 @@ pub enum Report {
         result: Result<TopicInfo, SinkError>,
     },
     /// The sink as a whole can or cannot be reached.
-    Reachable(Result<(), String>),
+    Reachable(Result<(), NoContact>),
     /// The producer cannot go on: the session must end.
     Fatal(String),
 }
@@ -228,6 +305,11 @@ pub enum Report {
 /// - **A session that ended** has no say: what it had not delivered is sent again by the next one, in
 ///   order, and may be there already. Consumers know it by its event id.
 pub trait Sink {
+    /// What it is called.
+    fn name(&self) -> SinkName {
+        SinkName::OTHER
+    }
+
     /// Asks whether anybody answers. The answer is a [`Report::Reachable`].
     fn probe(&mut self);
 

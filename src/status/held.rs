@@ -140,6 +140,10 @@ pub struct HeldEntry {
 pub struct HeldBody {
     /// Its number.
     pub ordinal: Ordinal,
+    /// What happened.
+    pub event_type: Option<String>,
+    /// Its place in the stream.
+    pub position: Position,
     /// Its partition, or the hash that leads to it; none where that is the key's.
     pub placement: Option<Placement>,
     /// Its key.

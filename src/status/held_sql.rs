@@ -37,7 +37,7 @@ pub(super) fn requested() -> String {
 /// What is published: `$1` relay, `$2` numbers.
 pub(super) const BODIES: &str = "SELECT ordinal, partition, partition_hash, key, headers::text, \
      value, error_code, last_error, to_char(failed_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
-     record_timestamp \
+     record_timestamp, event_type, position_lsn, position_index \
      FROM outboxd.held_event WHERE relay_id = $1 AND ordinal = ANY ($2)";
 
 /// Holds events. One that is held already is held anew, behind all others.

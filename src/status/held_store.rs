@@ -270,10 +270,7 @@ fn entry(row: &Row) -> Result<HeldEntry, Error> {
         ordinal: row.get(0),
         id: row.get(1),
         xid: u32::try_from(row.get::<_, i64>(2)).unwrap_or(0),
-        position: Position {
-            commit: Lsn::from_wire(lsn.into()),
-            index: u32::try_from(row.get::<_, i64>(4)).unwrap_or(0),
-        },
+        position: position(lsn, row.get(4)),
         hold: Hold { reason, attempts: number(6), exhausted: row.get(7), due, error: None },
         topic: row.get::<_, Option<String>>(9).map(Into::into),
         key: row.get::<_, Option<Vec<u8>>>(10).map(Into::into),
@@ -323,6 +320,11 @@ pub(super) async fn bodies(
     Ok(rows.iter().map(body).collect::<Result<_, _>>()?)
 }
 
+fn position(commit: PgLsn, index: i64) -> Position {
+    let index = u32::try_from(index).unwrap_or(0);
+    Position { commit: Lsn::from_wire(commit.into()), index }
+}
+
 fn body(row: &Row) -> Result<HeldBody, Error> {
     let pairs: Vec<(String, Option<String>)> = serde_json::from_str(row.get(4))
         .map_err(|_| Error::Protocol("headers of a held event that are none".into()))?;
@@ -334,6 +336,8 @@ fn body(row: &Row) -> Result<HeldBody, Error> {
     let hash = hash.and_then(|hash| u32::try_from(hash).ok());
     Ok(HeldBody {
         ordinal: row.get(0),
+        event_type: row.get(10),
+        position: position(row.get(11), row.get(12)),
         placement: partition.map(Placement::Fixed).or(hash.map(Placement::Hashed)),
         key: row.get::<_, Option<Vec<u8>>>(3).map(Into::into),
         headers,

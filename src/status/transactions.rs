@@ -1,6 +1,7 @@
 //! The transactions of several statements: runs of which something is held, runs whose rows refuse
 //! their status, and what became of held events.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::time::Instant;
 
@@ -183,7 +184,7 @@ impl PgStatusStore {
         }
         let ordinals: Vec<Ordinal> = sent.iter().map(|change| change.ordinal).collect();
         let failed = self.client().query(FAILED, &[&self.relay_id, &ordinals]).await;
-        let failed: Vec<Ordinal> =
+        let failed: HashSet<Ordinal> =
             failed.map_err(Error::from)?.iter().map(|row| row.get(0)).collect();
         for change in sent.into_iter().filter(|change| failed.contains(&change.ordinal)) {
             events.push(&change.id, change.xid);

@@ -4,6 +4,8 @@ use outboxd::demo::{StopMode, TempPostgres};
 
 use crate::support::broker::Broker;
 use crate::support::database::Database;
+use crate::support::kafka_proxy::KafkaProxy;
+use crate::support::proxy::Cut;
 use crate::support::relay::{Relay, RelayOptions, http_get};
 use crate::support::small::Small;
 use crate::support::wait::{SOON, eventually};
@@ -57,22 +59,21 @@ async fn readiness_is_lost_with_each_service_and_comes_back() {
 /// While Kafka is away and events wait for it, the status says so.
 #[tokio::test]
 async fn the_status_says_what_the_relay_waits_for() {
-    let mut broker = Broker::start(&[]).await;
-    let database = Database::new("waits_for").await;
-    let small = Small::at(database, "waits_for").await;
-    let kafka = broker.kafka();
-    kafka.create_topic(&small.topic, 1, &[]).await;
-    let relay = small.options().set("kafka.bootstrap_servers", &kafka.servers).start_ready().await;
+    let small = Small::new("waits_for").await;
+    let proxy = KafkaProxy::before(&small.kafka);
+    let options = small.options().set("kafka.bootstrap_servers", &proxy.kafka().servers);
+    let relay = options.start_ready().await;
     small.emit("k", 1).await;
     small.wait_for_sent(1).await;
-    broker.kill();
+    proxy.proxy.order(|orders| orders.refuses = true);
+    proxy.proxy.cut(Cut::Reset);
     small.emit("k", 2).await;
     relay.wait_for_state("stalled").await;
     let status = relay.status().await;
     assert_eq!(status["last_error"]["code"], "OBX-4001", "{status}");
     assert!(status["last_error"]["remedy"].as_str().unwrap().contains("bootstrap_servers"));
     assert_eq!(status["in_flight"]["events"], 1);
-    broker.start_again().await;
+    proxy.proxy.heal();
     small.wait_for_sent(2).await;
     relay.wait_for_state("streaming").await;
     assert_eq!(relay.status().await["last_error"], serde_json::Value::Null);
@@ -100,6 +101,7 @@ async fn version_and_status_have_stable_fields() {
         "/slot/confirmed_lsn",
         "/slot/lag_bytes",
         "/slot/safe_wal_bytes",
+        "/slot/seconds_until_limit",
         "/in_flight/events",
         "/in_flight/bytes",
         "/held/retry",
@@ -110,6 +112,10 @@ async fn version_and_status_have_stable_fields() {
         "/rates/read",
         "/rates/published",
         "/rates/settled",
+        "/rates/wal_bytes",
+        "/rates/confirmed_bytes",
+        "/latency/p50_seconds",
+        "/latency/p99_seconds",
         "/lag_seconds",
         "/position",
         "/last_error",
@@ -180,6 +186,22 @@ async fn off_loopback_there_is_no_api() {
     for page in ["/api/v1/status", "/api/v1/slot"] {
         assert_eq!(code(&address, page, &host).await, 404, "there is no token to ask for: {page}");
     }
+    assert_eq!(relay.stop().await, 0);
+    // With one there is, for those who know it: whoever has the configuration does.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "a token of twenty bytes").unwrap();
+    let token = ("admin.token_file", file.to_str().unwrap());
+    let open = small.options().set(token.0, token.1).set("admin.listen", "0.0.0.0:0");
+    let relay = open.clone().start_ready().await;
+    let listens = relay.admin().await;
+    let address = listens.replace("0.0.0.0", "127.0.0.1");
+    let host = [("host", address.as_str())];
+    assert_eq!(code(&address, "/api/v1/status", &host).await, 401);
+    let (ended, said, _) =
+        open.set("admin.listen", &listens).command_output(&["status", "-o", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((ended, status["checks"]["stream"].as_bool()), (0, Some(true)), "{status}");
     assert_eq!(relay.stop().await, 0);
     // Not at all.
     let relay = small.options().set("admin.listen", "").start();

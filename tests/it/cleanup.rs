@@ -8,7 +8,7 @@ use crate::support::records::Kafka;
 use crate::support::relay::RelayOptions;
 use crate::support::small::Small;
 use crate::support::wait::{LATER, SOON, eventually, stays, until};
-use crate::support::{setting, unique};
+use crate::support::{server_apart, setting, unique};
 
 /// Cleans up all the time what is older than an hour; tests make rows older.
 pub fn cleaning(options: RelayOptions) -> RelayOptions {
@@ -226,7 +226,9 @@ async fn batches_are_bounded_and_rows_that_refuse_stay_alone() {
 #[tokio::test]
 async fn a_cleanup_holds_up_neither_the_statuses_nor_the_application() {
     const ROWS: i64 = 60_000;
-    let small = Small::new("cleanup_gentle").await;
+    let server = server_apart();
+    let database = Database::new_at(&server.url("postgres"), "cleanup_gentle").await;
+    let small = Small::at(database, "cleanup_gentle").await;
     let fill = format!(
         "INSERT INTO outbox (aggregate_type, aggregate_id, event_type, payload, status, sent_at) \
          SELECT 'old', n::text, 'Tested', jsonb_build_object('text', repeat('x', 300)), 'SENT', {OLD} \

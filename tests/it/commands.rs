@@ -24,7 +24,7 @@ fn wrong_usage_is_told_apart() {
     }
     let (code, out, said) = bare.command_output(&["--version"]);
     let expected = format!("outboxd {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!((code, out.as_str(), said.as_str()), (0, expected.as_str(), ""));
+    assert!(code == 0 && out.starts_with(&expected) && said.is_empty(), "{out}{said}");
     let (code, out, _) = bare.command_output(&["--help"]);
     assert_eq!(code, 0);
     for command in [
@@ -93,7 +93,8 @@ async fn migrate_can_be_run_again() {
     // The role belongs to the whole server; another test's database makes it first.
     let other = Database::new("migrate_role").await;
     let database = Database::empty_at(&setting("DATABASE_URL"), "migrate").await;
-    let options = RelayOptions::new(&database, &Kafka::shared());
+    // The events' topic need not be there, which doctor would tell of.
+    let options = RelayOptions::new(&database, &Kafka::shared()).set("kafka.create_topics", "true");
     let files = ["0001_outbox.sql", "0002_outboxd.sql", "0003_publication.sql", "0004_roles.sql"];
     for round in 0..2 {
         let (code, said, complaint) = options.command_output(&["migrate"]);
@@ -235,7 +236,7 @@ async fn status_and_healthcheck_ask_the_relay_else_the_database() {
     .await;
     let (code, text, _) = options.command_output(&["status"]);
     assert_eq!(code, 0);
-    for said in ["state      streaming", "slot       ", "in flight  0 events", "refused    0"] {
+    for said in ["state      streaming", "slot       ", "in flight 0 events", "waiting keys 0"] {
         assert!(text.contains(said), "{said} is not in {text}");
     }
     // Where the relay cannot be asked, the database knows that it runs.

@@ -28,6 +28,14 @@ const BY_PATTERN: &str =
 const DEBEZIUM: &str = "formats::debezium_s_records_are_the_payload_and_an_id";
 const TOMBSTONE: &str = "formats::an_empty_payload_is_a_tombstone_where_debezium_says_so";
 
+const REDIS: &str = "sinks_configured::redis_is_reached_by_what_lies_in_files_and_takes_no_more_at_once_than_is_said";
+const REDIS_TLS: &str = "sinks_configured::redis_behind_tls_keeps_as_much_as_is_said";
+const SENTINEL: &str = "sinks_configured::a_sentinel_leads_to_redis";
+const NATS: &str = "sinks_configured::nats_is_reached_by_what_lies_in_files_and_takes_no_more_at_once_than_is_said";
+const NATS_LOGIN: &str = "nats_login::users_tokens_and_keys_log_in";
+const NATS_TLS: &str = "nats_login::only_a_certificate_that_is_valid_is_taken_for_nats";
+const NATS_CREATED: &str = "nats_streams::a_missing_stream_is_made_where_that_is_wanted";
+
 /// Every key, with a test that shows what it does to a relay.
 const KEYS: Evidence = &[
     ("relay.id", SWEEP),
@@ -96,6 +104,7 @@ const KEYS: Evidence = &[
     ("envelope.debezium.members", DEBEZIUM),
     ("envelope.debezium.tombstone_on_empty", TOMBSTONE),
     ("envelope.debezium.expand", DEBEZIUM),
+    ("sink.kind", REDIS),
     ("kafka.bootstrap_servers", "effects::one_broker_of_several_is_enough"),
     ("kafka.properties", "effects::properties_go_to_kafkas_client"),
     ("kafka.properties_file", "effects::properties_go_to_kafkas_client"),
@@ -105,6 +114,41 @@ const KEYS: Evidence = &[
     ("kafka.create_topics", "topics::a_missing_topic_is_created_where_that_is_wanted"),
     ("kafka.partitions", "topics::a_missing_topic_is_created_where_that_is_wanted"),
     ("kafka.replication", "topics::a_topic_that_cannot_be_created_says_why_and_waits_for_somebody"),
+    ("redis.url", REDIS_TLS),
+    ("redis.url_file", REDIS),
+    ("redis.topology", SENTINEL),
+    ("redis.sentinel_master", SENTINEL),
+    ("redis.username", REDIS),
+    ("redis.password", REDIS_TLS),
+    ("redis.password_file", REDIS),
+    ("redis.tls_ca", REDIS_TLS),
+    ("redis.tls_cert", REDIS_TLS),
+    ("redis.tls_key", REDIS_TLS),
+    ("redis.durability", REDIS_TLS),
+    ("redis.max_len", REDIS_TLS),
+    ("redis.trim", REDIS_TLS),
+    ("redis.in_flight_events", REDIS),
+    ("redis.in_flight_bytes", REDIS),
+    ("nats.url", NATS_TLS),
+    ("nats.url_file", NATS),
+    ("nats.user", NATS_LOGIN),
+    ("nats.password", NATS_LOGIN),
+    ("nats.password_file", NATS),
+    ("nats.token", NATS_LOGIN),
+    ("nats.token_file", "sinks_configured::a_token_for_nats_lies_in_a_file"),
+    (
+        "nats.credentials_file",
+        "nats_login::a_credentials_file_logs_in_where_an_operator_has_signed_it",
+    ),
+    ("nats.tls_ca", NATS_TLS),
+    ("nats.tls_cert", NATS_TLS),
+    ("nats.tls_key", NATS_TLS),
+    ("nats.stream", "nats_streams::another_stream_than_expected_takes_nothing"),
+    ("nats.create_streams", NATS_CREATED),
+    ("nats.replicas", NATS),
+    ("nats.duplicate_window", NATS_CREATED),
+    ("nats.in_flight_events", NATS),
+    ("nats.in_flight_bytes", NATS),
     ("retry.max_attempts", WAITS),
     ("retry.initial_backoff", WAITS),
     ("retry.max_backoff", WAITS),
@@ -121,6 +165,7 @@ const KEYS: Evidence = &[
     ("cleanup.interval", "cleanup::old_sent_rows_go_and_every_other_row_stays"),
     ("cleanup.batch", "cleanup::batches_are_bounded_and_rows_that_refuse_stay_alone"),
     ("admin.listen", "admin::off_loopback_there_is_no_api"),
+    ("admin.console", "console::the_console_is_sealed_and_there_only_where_the_api_is"),
     ("admin.token_file", "operators_http::the_token_opens_what_it_guards"),
     ("admin.hosts", "admin::the_api_answers_to_names_of_its_address_alone"),
     ("metrics.enabled", "metrics::there_are_no_metrics_where_they_are_switched_off"),
@@ -193,6 +238,19 @@ fn tables_and_lists_in_the_environment_are_toml_or_json() {
 }
 
 const URL: &str = "postgres://u@127.0.0.1:1/d";
+
+/// outboxd config reference > docs/CONFIGURATION.md makes it so.
+#[test]
+fn the_page_of_the_keys_is_what_the_code_says() {
+    let (code, said, _) = RelayOptions::bare().command_output(&["config", "reference"]);
+    assert_eq!(code, 0);
+    let page = std::fs::read_to_string("docs/CONFIGURATION.md").unwrap();
+    for (line, (said, page)) in said.lines().zip(page.lines()).enumerate() {
+        assert_eq!(page, said, "docs/CONFIGURATION.md, line {}", line + 1);
+    }
+    assert_eq!(page, said, "docs/CONFIGURATION.md is shorter or longer");
+    assert!(page.matches("\n### `").count() > 80, "not every key is there");
+}
 
 #[test]
 fn check_says_whether_the_configuration_is_valid_without_a_network() {

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::golden::{DIFFERENT, Golden};
 use crate::support::broker::Broker;
 use crate::support::records::{Kafka, Record};
+use crate::support::shared::Shared;
 
 /// What holds a case.
 enum Held {
@@ -206,10 +207,13 @@ fn values(records: &[Record]) -> Vec<Option<String>> {
     records.iter().map(|record| record.value.as_deref().map(text)).collect()
 }
 
+/// Debezium names the topics, so they are on a broker of their own.
+static BROKER: Shared<Broker> = Shared::new();
+
 /// Also an array, which stops Debezium; and a tombstone stays one (case 44).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cases_35_to_41_an_expanded_payload_is_embedded_as_it_is() {
-    let broker = Broker::start(&[]).await;
+    let broker = BROKER.get(async || Broker::start(&[]).await).await;
     let kafka = broker.kafka();
     let expand = "transforms.outbox.table.expand.json.payload=true";
     for (golden, expected) in [
@@ -253,7 +257,7 @@ async fn cases_35_to_41_an_expanded_payload_is_embedded_as_it_is() {
 /// The row that Debezium stopped at, if it is an event at all, and one after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_8_and_others_that_stop_debezium_do_not_stop_the_stream() {
-    let broker = Broker::start(&[]).await;
+    let broker = BROKER.get(async || Broker::start(&[]).await).await;
     let kafka = broker.kafka();
     for (name, count, value) in [
         ("update_fatal", 2, "{}"),

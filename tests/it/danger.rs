@@ -7,7 +7,7 @@ use crate::metrics::{becomes, reaches};
 use crate::support::broker::{Broker, GUARDED, RELAY_LOGIN};
 use crate::support::database::Database;
 use crate::support::small::Small;
-use crate::support::wait::SOON;
+use crate::support::wait::{SOON, eventually};
 use crate::support::{pg_bin, unique};
 
 /// A broker that gives the relay no producer id: without one nothing can be sent in order.
@@ -59,6 +59,13 @@ async fn a_slot_in_danger_is_shown() {
     for _ in 0..3 {
         small.database.execute(&write).await;
     }
+    eventually("the time until the limit to be told", SOON, || async {
+        let status = relay.status().await;
+        let (rate, lasts) = (&status["rates"]["wal_bytes"], &status["slot"]["seconds_until_limit"]);
+        rate.as_f64().unwrap_or(0.0) > 1_000_000.0
+            && lasts.as_f64().is_some_and(|lasts| lasts < 60.0)
+    })
+    .await;
     // What was read before the first of these rows is received.
     for (kind, at_least) in
         [("confirmed", 50_000_000.0), ("restart", 50_000_000.0), ("received", 30_000_000.0)]

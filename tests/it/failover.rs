@@ -6,8 +6,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use outboxd::demo::{StopMode, TempPostgres};
 
-use crate::support::broker::Broker;
 use crate::support::database::{Database, connect};
+use crate::support::kafka_proxy::KafkaProxy;
 use crate::support::records::Record;
 use crate::support::setting;
 use crate::support::small::Small;
@@ -83,14 +83,13 @@ async fn s1_what_the_slot_is_past_and_the_standby_does_not_know_is_swept_in_orde
 #[tokio::test]
 async fn s1_a_slot_is_never_ahead_of_what_its_standby_knows() {
     let (primary, standby) = pair(setting("PG_BIN_17").as_ref()).await;
-    let broker = Broker::start(&[]).await;
     let database = Database::new_at(&primary.url("postgres"), "s1_confirm").await;
     let small = Small::at(database, "s1_confirm").await;
-    broker.kafka().create_topic(&small.topic, 1, &[]).await;
+    let proxy = KafkaProxy::before(&small.kafka);
     let set = format!("ALTER SYSTEM SET synchronized_standby_slots = '{STANDBY_SLOT}'");
     small.database.execute(&set).await;
     small.database.execute("SELECT pg_reload_conf()").await;
-    let options = small.options().set("kafka.bootstrap_servers", &broker.kafka().servers);
+    let options = small.options().set("kafka.bootstrap_servers", &proxy.kafka().servers);
     let relay = options.start_ready().await;
     let slot = small.database.name.clone();
     small.emit("k", 0).await;
@@ -98,7 +97,7 @@ async fn s1_a_slot_is_never_ahead_of_what_its_standby_knows() {
     small.database.wait_until_confirmed(&slot).await;
 
     // e1 is read while Kafka hangs; then the standby hangs, and Kafka goes on.
-    broker.freeze();
+    proxy.proxy.silence();
     small.emit("k", 1).await;
     let commit: i64 =
         small.database.row("SELECT (pg_current_wal_lsn() - '0/0')::int8", &[]).await.get(0);
@@ -108,7 +107,7 @@ async fn s1_a_slot_is_never_ahead_of_what_its_standby_knows() {
     let row = receiver.query_one("SELECT pid FROM pg_stat_wal_receiver", &[]).await.unwrap();
     let receiver = Pid::from_raw(row.get(0));
     kill(receiver, Signal::SIGSTOP).unwrap();
-    broker.thaw();
+    proxy.proxy.heal();
     small.wait_for_sent(2).await;
     let before = u64::try_from(commit).unwrap();
     stays("it to be unconfirmed", Duration::from_secs(3), || async {

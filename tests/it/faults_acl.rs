@@ -1,11 +1,12 @@
 //! What a real authorizer denies the relay: it waits, fails no event, and heals when it is granted.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kafka_outage::limit;
 use crate::recovery::wait_for_settled;
-use crate::support::broker::{Broker, GUARDED, RELAY_LOGIN};
+use crate::support::broker::{Broker, login_of};
 use crate::support::checker::{Excused, Verdict, truth};
 use crate::support::database::Database;
 use crate::support::relay::RelayOptions;
@@ -14,33 +15,33 @@ use crate::support::wait::{LATER, SOON, eventually, stays};
 
 /// What an incident may repeat, as configured in these tests.
 const WINDOW: usize = 500;
-const ALLOW: &str = "--allow-principal";
-const DENY: &str = "--deny-principal";
 const TRIED: &str = "SELECT count(*) FROM outbox WHERE attempts > 1 OR status = 'FAILED'";
 
+/// A broker, as one user's rights on it are changed.
+struct Guard {
+    broker: Arc<Broker>,
+    user: &'static str,
+}
+
 /// A stage on a broker where the relay may do everything with topics.
-async fn guarded(name: &str) -> (Broker, Stage, RelayOptions) {
-    let broker = Broker::start(&GUARDED).await;
+async fn guarded(name: &str, user: &'static str) -> (Guard, Stage, RelayOptions) {
+    let broker = Broker::guarded().await;
     let mut stage = Stage::at(Database::new(name).await, broker.as_admin(), name, 50).await;
     stage.workload.pace = Some(Duration::from_millis(50));
-    change(&broker, "--add", ALLOW, "All", "*").await;
-    let options = stage.options().set("kafka.properties", RELAY_LOGIN);
+    broker.access(["add", "ALLOW", user, "ALL", "*"]).await;
+    let options = stage.options().set("kafka.properties", &login_of(user));
     let options = options.set("kafka.in_flight_events", &WINDOW.to_string());
-    (broker, stage, options)
+    (Guard { broker, user }, stage, options)
 }
 
-async fn change(broker: &Broker, how: &str, whom: &str, operation: &str, topic: &str) {
-    let force: &[&str] = if how == "--remove" { &["--force"] } else { &[] };
-    let rule = [how, whom, "User:relay", "--operation", operation, "--topic", topic];
-    broker.access(&[&rule, force].concat()).await;
-}
+impl Guard {
+    async fn deny(&self, operation: &str, topic: &str) {
+        self.broker.access(["add", "DENY", self.user, operation, topic]).await;
+    }
 
-async fn deny(broker: &Broker, operation: &str, topic: &str) {
-    change(broker, "--add", DENY, operation, topic).await;
-}
-
-async fn grant(broker: &Broker, operation: &str, topic: &str) {
-    change(broker, "--remove", DENY, operation, topic).await;
+    async fn grant(&self, operation: &str, topic: &str) {
+        self.broker.access(["remove", "DENY", self.user, operation, topic]).await;
+    }
 }
 
 async fn count_held(stage: &Stage, condition: &str) -> i64 {
@@ -74,22 +75,22 @@ async fn wait_until_drained(stage: &Stage) {
 /// The right to write goes under load, the right to see the topic while the relay is away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f21_a_topic_that_a_real_authorizer_denies_waits_alone_until_it_is_granted() {
-    let (broker, stage, options) = guarded("f21_acl").await;
+    let (guard, stage, options) = guarded("f21_acl", "relay").await;
     let [denied, open] = [0, 1].map(|n| stage.workload.topic_names()[n].clone());
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     wait_for_settled(&relay, 300.0).await;
-    deny(&broker, "Write", &denied).await;
+    guard.deny("WRITE", &denied).await;
     one_waits_the_other_flows(&stage, &denied, &open).await;
     relay.tells("OBX-4003").await;
-    grant(&broker, "Write", &denied).await;
+    guard.grant("WRITE", &denied).await;
     wait_until_drained(&stage).await;
 
     assert_eq!(relay.stop().await, 0);
-    deny(&broker, "Describe", &denied).await;
+    guard.deny("DESCRIBE", &denied).await;
     let relay = options.start_ready().await;
     one_waits_the_other_flows(&stage, &denied, &open).await;
-    grant(&broker, "Describe", &denied).await;
+    guard.grant("DESCRIBE", &denied).await;
     writing.stop().await;
     wait_until_drained(&stage).await;
     stage.check(0).await;
@@ -102,12 +103,12 @@ async fn f21_a_topic_that_a_real_authorizer_denies_waits_alone_until_it_is_grant
 /// its key waits, also across a kill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f23_a_dead_letter_topic_that_a_real_authorizer_denies_loses_and_unblocks_nothing() {
-    let (broker, stage, options) = guarded("f23_acl").await;
+    let (guard, stage, options) = guarded("f23_acl", "second").await;
     let topic = stage.workload.topic_names().remove(0);
     let letters = format!("{topic}.dlq");
     stage.kafka.create_topic(&letters, 1, &[]).await;
     limit(&stage.kafka, &topic, "2000").await;
-    deny(&broker, "Write", &letters).await;
+    guard.deny("WRITE", &letters).await;
     let options = options.set("retry.max_attempts", "2").set("retry.initial_backoff", "200ms");
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
@@ -127,7 +128,7 @@ async fn f23_a_dead_letter_topic_that_a_real_authorizer_denies_loses_and_unblock
     relay.tells("OBX-4003").await;
     assert!(stage.kafka.read(&[&letters]).is_empty());
 
-    grant(&broker, "Write", &letters).await;
+    guard.grant("WRITE", &letters).await;
     writing.stop().await;
     eventually("all but the dead letter to be SENT", LATER, || async {
         let statuses = stage.database.statuses().await;
@@ -148,12 +149,12 @@ async fn f23_a_dead_letter_topic_that_a_real_authorizer_denies_loses_and_unblock
 /// waits, none fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f21_a_relay_that_a_real_authorizer_denies_everything_fails_no_event() {
-    let (broker, stage, options) = guarded("f21_all").await;
+    let (guard, stage, options) = guarded("f21_all", "third").await;
     let options = options.set("held.max_events", "1000");
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     wait_for_settled(&relay, 300.0).await;
-    deny(&broker, "All", "*").await;
+    guard.deny("ALL", "*").await;
     relay.wait_for_state("stalled").await;
     assert_eq!(stage.database.count(TRIED).await, 0);
     relay.kill().await;
@@ -163,7 +164,7 @@ async fn f21_a_relay_that_a_real_authorizer_denies_everything_fails_no_event() {
     assert_eq!(count_held(&stage, "attempts > 0").await, 0);
     assert_eq!(stage.database.count(TRIED).await, 0);
 
-    grant(&broker, "All", "*").await;
+    guard.grant("ALL", "*").await;
     wait_until_drained(&stage).await;
     stage.check(WINDOW).await;
     assert_eq!(stage.database.count(TRIED).await, 0);

@@ -115,8 +115,7 @@ impl Golden {
             database.execute(statement).await;
         }
         let records = until(format!("the records of {}", self.name()), SOON, || async {
-            let records = kafka.read(topics);
-            (records.len() >= count).then_some(records)
+            kafka.try_read(topics).filter(|records| records.len() >= count)
         })
         .await;
         assert_eq!(relay.stop().await, 0, "{}", self.name());

@@ -4,14 +4,15 @@ use crate::support::database::Database;
 use crate::support::records::Kafka;
 use crate::support::relay::RelayOptions;
 use crate::support::small::Small;
-use crate::support::unique;
 use crate::support::wait::{LATER, SOON, eventually};
+use crate::support::{server_apart, unique};
 
 const MIB: u64 = 1 << 20;
 
 #[tokio::test]
 async fn a_million_rows_in_one_transaction_pass_in_bounded_memory() {
-    let database = Database::new("million").await;
+    let server = server_apart();
+    let database = Database::new_at(&server.url("postgres"), "million").await;
     let kafka = Kafka::shared();
     let topic = unique("million");
     kafka.create_topic(&topic, 6, &[]).await;

@@ -16,18 +16,34 @@
 
 mod addresses;
 mod admin;
+mod admin_rules;
 mod adopted;
+#[cfg(feature = "redis")]
+mod adopted_redis;
+mod built;
 mod checks;
 mod cleanup;
 mod cleanup_ledger;
 mod commands;
+mod completions;
 mod configuration;
 mod conformance;
+mod console;
+mod console_acts;
 mod consumers;
+#[cfg(all(feature = "redis", feature = "nats"))]
+mod consumers_streams;
 mod danger;
 mod deferred;
 mod demo;
+#[cfg(all(feature = "redis", feature = "nats"))]
+mod deploy_compose;
+mod deploy_image;
+mod deploy_kubernetes;
+mod deploy_systemd;
 mod doctor;
+mod doctor_hazards;
+mod doctor_kafka;
 mod effects;
 mod embedding;
 mod failed_then_sent;
@@ -40,6 +56,7 @@ mod faults_operators;
 mod faults_postgres;
 mod faults_publication;
 mod faults_relay;
+mod faults_sinks;
 mod faults_slot;
 mod formats;
 mod golden;
@@ -50,11 +67,16 @@ mod kafka_outage;
 mod keepalive;
 mod large;
 mod logs;
+mod manual;
 mod mapping;
 mod messages;
 mod messages_held;
 mod metrics;
 mod misfits;
+mod nats_delivery;
+mod nats_doctor;
+mod nats_login;
+mod nats_streams;
 mod negative_control;
 mod no_unsent_rows;
 mod operators;
@@ -63,17 +85,30 @@ mod operators_http;
 mod padded;
 mod partitioned;
 mod postgres_outage;
+mod prometheus;
 mod proxies;
 mod publication;
 mod reconcile;
 mod records;
 mod recovery;
+#[cfg(feature = "redis")]
+mod redis_access;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(feature = "redis")]
+mod redis_relay;
+#[cfg(feature = "redis")]
+mod redis_sink;
+#[cfg(feature = "redis")]
+mod redis_topologies;
+mod reload;
 mod resumption;
 mod retry_in_sql;
 mod retrying;
 mod route_command;
 mod routing;
 mod scheduled;
+mod sinks_configured;
 mod standby;
 mod statuses;
 mod support;
@@ -81,6 +116,10 @@ mod sweep;
 mod tables;
 mod takeover_debezium;
 mod tls;
+mod tls_kafka;
+mod tls_kafka_canary;
+mod tls_kafka_reload;
 mod topics;
 mod versions;
+mod watch;
 mod writing;

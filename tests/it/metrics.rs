@@ -34,6 +34,7 @@ const METRICS: Evidence = &[
     ("outbox_events_published_total", FLOW),
     ("outbox_failed_count", REFUSED),
     ("outbox_held_events", DEAD),
+    ("outbox_held_ratio", WAITING),
     ("outbox_memory_bytes", FLOW),
     ("outbox_missed_events", PATROL),
     ("outbox_new_count", WAITING),
@@ -45,6 +46,7 @@ const METRICS: Evidence = &[
     ("outbox_relay_errors_total", WAITING),
     ("outbox_relay_lag_seconds", WAITING),
     ("outbox_relay_processing_seconds", FLOW),
+    ("outbox_relay_ready", WAITING),
     ("outbox_relay_state", WAITING),
     ("outbox_replication_reconnects_total", WAITING),
     ("outbox_retries_total", REFUSED),
@@ -57,8 +59,24 @@ const METRICS: Evidence = &[
 ];
 
 /// Names of labels that a sample may have: none of them tells one event or key from another.
-const LABELS: [&str; 9] =
-    ["status", "state", "stage", "kind", "component", "class", "version", "le", "reason"];
+const LABELS: [&str; 16] = [
+    "status",
+    "state",
+    "stage",
+    "kind",
+    "component",
+    "class",
+    "le",
+    "reason",
+    "version",
+    "commit",
+    "target",
+    "profile",
+    "features",
+    "rust",
+    "librdkafka",
+    "openssl",
+];
 
 async fn page(relay: &Relay) -> String {
     let (code, text) = relay.get("/metrics").await;
@@ -126,8 +144,10 @@ async fn what_flows_is_counted_and_timed() {
     }
     reaches(&relay, "outbox_table_bytes", before + 100_000.0).await;
     reaches(&relay, "outbox_memory_bytes", f64::from(1 << 20)).await;
-    let version = env!("CARGO_PKG_VERSION");
-    becomes(&relay, &format!("outbox_build_info{{version=\"{version}\"}}"), 1.0).await;
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let built = page(&relay).await;
+    let built = built.lines().find(|line| line.starts_with("outbox_build_info{")).unwrap();
+    assert!(built.contains(&version) && built.ends_with("} 1"), "{built}");
 
     // Everything that is shown is known, described, and tells no event from another.
     let text = page(&relay).await;
@@ -149,7 +169,8 @@ async fn what_flows_is_counted_and_timed() {
     assert_complete(METRICS, &shown);
     for line in samples {
         let labels = line.split_once('{').map_or("", |(_, rest)| rest.split_once('}').unwrap().0);
-        for label in labels.split(',').filter(|label| !label.is_empty()) {
+        // A value can have a comma.
+        for label in labels.split("\",").filter(|label| !label.is_empty()) {
             assert!(LABELS.contains(&label.split('=').next().unwrap()), "{line}");
         }
     }
@@ -173,6 +194,8 @@ async fn what_waits_is_shown_and_what_may_come_twice_is_counted() {
     becomes(&relay, "outbox_relay_state{state=\"streaming\"}", 0.0).await;
     becomes(&relay, "outbox_new_count", 20.0).await;
     becomes(&relay, "outbox_queue_depth", 20.0).await;
+    becomes(&relay, "outbox_held_ratio", 1.0).await;
+    becomes(&relay, "outbox_relay_ready", 0.0).await;
     reaches(&relay, "outbox_relay_lag_seconds", 0.5).await;
 
     let errors = "outbox_relay_errors_total{component=\"postgres\",class=\"unavailable\"}";
@@ -187,9 +210,16 @@ async fn what_waits_is_shown_and_what_may_come_twice_is_counted() {
 
     small.kafka.create_topic(&missing, 1, &[]).await;
     small.wait_for_sent(21).await;
-    for gauge in ["outbox_new_count", "outbox_queue_depth", "outbox_relay_lag_seconds"] {
+    for gauge in [
+        "outbox_new_count",
+        "outbox_queue_depth",
+        "outbox_relay_lag_seconds",
+        "outbox_held_ratio",
+        "outbox_held_events{reason=\"topic\"}",
+    ] {
         becomes(&relay, gauge, 0.0).await;
     }
+    becomes(&relay, "outbox_relay_ready", 1.0).await;
     assert_eq!(relay.stop().await, 0);
     small.clear().await;
 }

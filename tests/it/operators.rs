@@ -72,6 +72,8 @@ async fn held_events_are_listed_by_every_condition() {
         (events, &["--before", "10m"], &["e1", "e2", "e3"]),
         (events, &["--before", "2026-01-01"], &[]),
         (events, &["--limit", "2"], &["e1", "e2"]),
+        (events, &["--search", "billed"], &["e4"]),
+        (events, &["--after", "1", "--limit", "1"], &["e2"]),
         (events, &["--topic", "orders", "--reason", "retry"], &["e1"]),
         (dead, &[], &["e5", "e6"]),
         (dead, &["--key", "c"], &["e6"]),
@@ -84,7 +86,7 @@ async fn held_events_are_listed_by_every_condition() {
         "event_id": "e1", "event_type": "Placed", "key": "a", "topic": "orders",
         "reason": "retry", "attempts": 2, "max_attempts": 5, "last_error": "too large",
         "error_code": "OBX-4004", "due_at": "2026-03-01T12:00:00.000Z",
-        "since": listed[0]["since"], "position": "0/A1/3", "request": null,
+        "since": listed[0]["since"], "position": "0/A1/3", "request": null, "ordinal": 1,
     }]);
     assert_eq!(listed, expected);
     let (code, text, _) = options.command_output(&["events", "list"]);

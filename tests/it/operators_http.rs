@@ -139,12 +139,42 @@ async fn everything_that_is_held_can_be_looked_at() {
         ("dlq", &["e3"]),
         ("dlq?key=b%2Fc%20d", &["e3"]),
         ("dlq?key=a", &[]),
+        // In any case, and in keys as they are.
+        ("events?search=ORD", &["e1", "e2"]),
+        ("events?search=E2", &["e2"]),
+        ("dlq?search=too%20LARGE", &["e3"]),
+        ("dlq?search=%2Fc%20", &["e3"]),
+        ("dlq?search=%2FC%20", &[]),
+        ("dlq?search=%25", &[]),
+        ("keys?search=obx-4004", &["e1"]),
     ] {
         let (code, listed) = ask(&relay, "GET", page, false, "").await;
         assert_eq!(code, 200, "{page}: {listed}");
         assert_eq!(ids(&listed), expected, "{page}");
         assert!(!listed.to_string().contains("4711"), "{page}");
     }
+    // Page by page.
+    let (_, page) = ask(&relay, "GET", "events?limit=1", false, "").await;
+    let next = format!("events?after={}", page[0]["ordinal"]);
+    assert_eq!(ids(&ask(&relay, "GET", &next, false, "").await.1), ["e2"]);
+    // By what is wrong with them, over HTTP as by command.
+    for (page, command, reason) in [
+        ("events?grouped=true&search=e1", &["events", "list", "--search", "e1"][..], "retry"),
+        ("dlq?grouped=true", &["dlq", "list"], "dead"),
+    ] {
+        let (code, groups) = ask(&relay, "GET", page, false, "").await;
+        assert_eq!((code, groups.as_array().unwrap().len()), (200, 1), "{groups}");
+        let group = &groups[0];
+        assert_eq!((&group["reason"], &group["count"]), (&reason.into(), &1.into()), "{group}");
+        assert_eq!((&group["topic"], &group["error_code"]), (&"orders".into(), &"OBX-4004".into()));
+        assert_eq!((&group["oldest"], &group["error"]), (&group["newest"], &"too large".into()));
+        let command = [command, &["--grouped", "-o", "json"]].concat();
+        let (code, printed, said) = scene.options.command_output(&command);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), groups);
+    }
+    let (_, printed, _) = scene.options.command_output(&["dlq", "list", "--grouped"]);
+    assert!(printed.starts_with("COUNT") && printed.contains("OBX-4004"), "{printed}");
     let (_, shown) = ask(&relay, "GET", "events/e3", false, "").await;
     assert_eq!((&shown["reason"], &shown["value_bytes"]), (&"dead".into(), &16.into()));
     assert!(shown.get("value").is_none());
@@ -152,6 +182,8 @@ async fn everything_that_is_held_can_be_looked_at() {
         ("events/e9", 404, "OBX-6002"),
         ("events?colour=red", 400, "colour"),
         ("events?since=soon", 400, "expected a time"),
+        ("events?after=e1", 400, "expected an ordinal"),
+        ("dlq?grouped=maybe", 400, "true or false"),
         ("events?reason=dead", 400, "see dlq"),
         ("slot", 404, "OBX-2030"),
         ("nothing", 404, ""),
@@ -200,6 +232,9 @@ async fn requests_are_made_one_by_one_and_in_bulk() {
         let dry = if path.contains('?') { "&dry_run=true" } else { "?dry_run=true" };
         let (code, planned) = ask(&relay, "POST", &format!("{path}{dry}"), true, &body).await;
         assert_eq!((code, &planned["count"]), (200, &expected.len().into()), "{path}: {planned}");
+        let brief = format!("{path}{dry}&brief=true");
+        let (_, number) = ask(&relay, "POST", &brief, true, &body).await;
+        assert_eq!((&number["count"], number.get("events")), (&planned["count"], None), "{path}");
         assert!(scene.place.heard_nothing().await, "{path}");
 
         let answer = ask(&relay, "POST", path, true, &body);

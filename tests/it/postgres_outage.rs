@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use outboxd::demo::{StopMode, TempPostgres};
 
-use crate::support::broker::Broker;
 use crate::support::database::Database;
+use crate::support::kafka_proxy::KafkaProxy;
 use crate::support::pg_bin;
 use crate::support::records::Kafka;
 use crate::support::relay::RelayOptions;
@@ -35,13 +35,14 @@ async fn postgresql_may_come_after_the_relay() {
 #[tokio::test]
 async fn s22_a_fast_stop_of_the_server_does_not_wait_for_us() {
     let mut server = TempPostgres::start(&pg_bin(), &[]).unwrap();
-    let broker = Broker::start(&[]).await;
     let database = Database::new_at(&server.url("postgres"), "s22").await;
-    let mut stage = Stage::at(database, broker.kafka(), "s22", 10).await;
-    let relay = stage.options().start_ready().await;
+    let mut stage = Stage::at(database, Kafka::shared(), "s22", 10).await;
+    let proxy = KafkaProxy::before(&stage.kafka);
+    let options = stage.options().set("kafka.bootstrap_servers", &proxy.kafka().servers);
+    let relay = options.start_ready().await;
     stage.workload.write(&stage.database, 100).await;
     stage.check(0).await;
-    broker.freeze();
+    proxy.proxy.silence();
     stage.workload.write(&stage.database, 100).await;
     eventually("events in flight", SOON, || async {
         relay.status().await["in_flight"]["events"].as_u64() >= Some(100)
@@ -56,7 +57,7 @@ async fn s22_a_fast_stop_of_the_server_does_not_wait_for_us() {
     .await;
     assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
     server.stop(StopMode::Fast);
-    broker.thaw();
+    proxy.proxy.heal();
     server.start_again().unwrap();
     stage.database.reconnect().await;
     relay.wait_for_state("streaming").await;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use outboxd::demo::{StopMode, TempPostgres};
 
-use crate::support::broker::Broker;
 use crate::support::checker::verdict;
 use crate::support::database::Database;
+use crate::support::kafka_proxy::KafkaProxy;
 use crate::support::pg_bin;
 use crate::support::records::Kafka;
 use crate::support::relay::Relay;
@@ -136,10 +136,10 @@ async fn s19_a_slot_that_a_crash_set_back_repeats_nothing_in_any_mode() {
 }
 
 /// The relay has sent ten events, and nobody answers.
-async fn freeze_with_events_in_flight(broker: &Broker, stage: &Stage, relay: &Relay) {
+async fn freeze_with_events_in_flight(proxy: &KafkaProxy, stage: &Stage, relay: &Relay) {
     stage.workload.write(&stage.database, 10).await;
     stage.check(0).await;
-    broker.freeze();
+    proxy.proxy.silence();
     stage.workload.write(&stage.database, 10).await;
     eventually("events in flight", SOON, || async {
         relay.status().await["in_flight"]["events"].as_u64() >= Some(10)
@@ -152,17 +152,18 @@ async fn freeze_with_events_in_flight(broker: &Broker, stage: &Stage, relay: &Re
 #[tokio::test]
 async fn a_stop_between_two_sessions_does_not_claim_to_have_drained() {
     let mut server = TempPostgres::start(&pg_bin(), &[]).unwrap();
-    let broker = Broker::start(&[]).await;
     let database = Database::new_at(&server.url("postgres"), "between").await;
-    let mut stage = Stage::at(database, broker.kafka(), "between", 5).await;
-    let mut relay = stage.options().start_ready().await;
-    freeze_with_events_in_flight(&broker, &stage, &relay).await;
+    let mut stage = Stage::at(database, Kafka::shared(), "between", 5).await;
+    let proxy = KafkaProxy::before(&stage.kafka);
+    let options = stage.options().set("kafka.bootstrap_servers", &proxy.kafka().servers);
+    let mut relay = options.start_ready().await;
+    freeze_with_events_in_flight(&proxy, &stage, &relay).await;
     server.stop(StopMode::Immediate);
     relay.wait_for_state("starting").await;
     relay.signal(Signal::SIGTERM);
     assert_eq!(relay.wait().await.code(), Some(69));
     assert!(relay.has_logged("OBX-5003"));
-    broker.thaw();
+    proxy.proxy.heal();
     server.start_again().unwrap();
     stage.database.reconnect().await;
     let relay = stage.options().start_ready().await;
@@ -173,17 +174,17 @@ async fn a_stop_between_two_sessions_does_not_claim_to_have_drained() {
 /// The grace is over before Kafka answers: the relay says that it may repeat something.
 #[tokio::test]
 async fn a_stop_that_could_not_drain_says_so() {
-    let broker = Broker::start(&[]).await;
-    let database = Database::new("undrained").await;
-    let stage = Stage::at(database, broker.kafka(), "undrained", 5).await;
+    let stage = Stage::new("undrained", 5).await;
+    let proxy = KafkaProxy::before(&stage.kafka);
     let options = stage.options().set("relay.shutdown_grace", "1s");
+    let options = options.set("kafka.bootstrap_servers", &proxy.kafka().servers);
     let mut relay = options.start_ready().await;
-    freeze_with_events_in_flight(&broker, &stage, &relay).await;
+    freeze_with_events_in_flight(&proxy, &stage, &relay).await;
     relay.signal(Signal::SIGTERM);
     let code = relay.wait().await.code();
     assert_eq!(code, Some(69));
     assert!(relay.has_logged("OBX-5003"), "{}", relay.logged().join("\n"));
-    broker.thaw();
+    proxy.proxy.heal();
 
     let relay = options.start_ready().await;
     stage.check(10).await;

@@ -136,6 +136,28 @@ async fn holds(small: &Small, id: &str, condition: &str) -> bool {
 }
 
 /// The publication carries no updates: the rows of scheduled events are looked at from time to time.
+/// A round for missed rows takes a minute at least, because they can be on their way.
+#[tokio::test]
+async fn a_row_that_is_moved_does_not_wait_behind_missed_ones() {
+    let small = Small::new("schedule_beside").await;
+    let options = small.options().set("reconcile.interval", "200ms");
+    let relay = options.set("reconcile.after", "1h").start_ready().await;
+    small.emit("b", 0).await;
+    small.wait_for_sent(1).await;
+    small.database.execute("UPDATE outbox SET status = 'PENDING', sent_at = NULL").await;
+    let looked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                  AND application_name LIKE '%reconcile%' AND now() - state_change > interval '1 s'";
+    eventually("a round that waits", SOON, || async { small.database.count(looked).await > 0 })
+        .await;
+    let soon = schedule(&small, "a", 1, HOUR).await;
+    wait_until_held(&small, 1).await;
+    move_to(&small, &soon, "now()").await;
+    let records = small.kafka.wait_for(&small.topic, 2).await;
+    assert_eq!(records[1].event_id(), soon);
+    assert_eq!(relay.stop().await, 0);
+    small.clear().await;
+}
+
 #[tokio::test]
 async fn a_row_that_is_moved_to_an_earlier_time_goes_then() {
     for mode in ["update", "none"] {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::broker::Broker;
 use crate::support::database::Database;
+use crate::support::kafka_proxy::KafkaProxy;
 use crate::support::records::Kafka;
 use crate::support::stage::Stage;
 use crate::support::wait::{LATER, SOON, eventually};
@@ -52,12 +52,12 @@ async fn start_stream_leaves_older_rows_alone() {
 #[tokio::test]
 async fn s4_a_sweep_that_died_is_swept_again_before_anything_is_streamed() {
     for mode in ["update", "ledger", "delete"] {
-        let broker = Broker::start(&[]).await;
-        let database = Database::new("s4").await;
-        let stage = Stage::at(database, broker.kafka(), "s4", 50).await;
+        let stage = Stage::new("s4", 50).await;
+        let proxy = KafkaProxy::before(&stage.kafka);
         stage.workload.write(&stage.database, 20_000).await;
         let options = stage.options().set("outbox.status.mode", mode);
         let options = options.set("kafka.in_flight_events", "500");
+        let options = options.set("kafka.bootstrap_servers", &proxy.kafka().servers);
         // The sweep is in its middle when Kafka stops answering; a second relay waits.
         let relay = options.start();
         let swept = "SELECT count(*) FROM outbox o JOIN truth t ON t.event_id = o.id::text \
@@ -67,7 +67,7 @@ async fn s4_a_sweep_that_died_is_swept_again_before_anything_is_streamed() {
             relay.metric("events_processed_total").await > 0.0
         })
         .await;
-        broker.freeze();
+        proxy.proxy.silence();
         let left = stage.database.count(swept).await;
         assert!(left > 0, "it was to be in its middle");
         assert!(!relay.has_logged("published the rows older than the slot"));
@@ -75,7 +75,7 @@ async fn s4_a_sweep_that_died_is_swept_again_before_anything_is_streamed() {
         standby.wait_for_state("standby").await;
         stage.workload.write(&stage.database, 500).await;
         relay.kill().await;
-        broker.thaw();
+        proxy.proxy.heal();
         // The standby takes over: it sweeps again, although the slot is there.
         standby.wait_for_state("streaming").await;
         assert!(standby.has_logged("published the rows older than the slot"));

@@ -96,7 +96,8 @@ async fn what_a_mapped_column_cannot_hold_or_bring_is_told_at_the_start() {
         let (code, found, _) = options.command_output(&["doctor", "-o", "json"]);
         assert_eq!(code, 78, "{found}");
         let found: serde_json::Value = serde_json::from_str(&found).unwrap();
-        let errors: Vec<_> = found["findings"].as_array().unwrap().iter().collect();
+        let errors = found["findings"].as_array().unwrap().iter();
+        let errors: Vec<_> = errors.filter(|it| it["severity"] == "error").collect();
         let observed = |error: &&serde_json::Value| error["observed"].as_str().unwrap().to_owned();
         let observed: Vec<_> = errors.iter().map(observed).collect();
         assert_eq!(observed.len(), expected.len(), "{observed:?}");
@@ -168,7 +169,8 @@ async fn an_id_without_an_index_is_warned_of_with_the_statement_that_makes_one()
             let (code, found, said) = options.command_output(&["doctor", "-o", "json"]);
             assert_eq!(code, 0, "{said}");
             let found: serde_json::Value = serde_json::from_str(&found).unwrap();
-            found["findings"].as_array().unwrap().clone()
+            let findings = found["findings"].as_array().unwrap().iter();
+            findings.filter(|it| it["code"] == "OBX-2009").cloned().collect::<Vec<_>>()
         };
         let found = doctor();
         assert_eq!(found.len(), 1, "{found:?}");
@@ -212,7 +214,7 @@ async fn an_id_without_an_index_is_warned_of_with_the_statement_that_makes_one()
         assert_eq!(code, 0, "{said}");
         let (code, found, said) = options.command_output(&["doctor"]);
         assert_eq!(code, 0, "{said}");
-        assert_eq!(found, "everything that the relay needs is there\n", "{table}");
+        assert!(!found.contains("OBX-2009"), "{table}: {found}");
         small.clear().await;
     }
 }

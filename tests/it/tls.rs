@@ -1,5 +1,6 @@
 //! TLS to PostgreSQL, and who is let in.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -130,6 +131,52 @@ async fn a_certificate_that_is_trusted_itself_needs_no_authority() {
         let parameters = format!("sslmode={mode}&sslrootcert={}", root.root().display());
         let said = refusal(&relay_as(&server, &database, "outboxd", host, &parameters));
         assert_eq!(said.is_none(), is_trusted, "{mode} {host}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused() {
+    let authority = Authority::new();
+    let certificate = authority.issue_expired("localhost", "DNS:localhost");
+    let rules = "hostssl all outboxd 127.0.0.1/32 trust";
+    let server = secure_server(&authority, &certificate, rules).await;
+    let database = Database::new_at(&server.url("postgres"), "expired").await;
+    let known = format!("sslrootcert={}", authority.root().display());
+    for (mode, is_trusted) in [("verify-full", false), ("verify-ca", false), ("prefer", true)] {
+        let parameters = format!("sslmode={mode}&{known}");
+        let said = refusal(&relay_as(&server, &database, "outboxd", "localhost", &parameters));
+        assert_eq!(said.is_none(), is_trusted, "{mode}: {said:?}");
+        let said = said.unwrap_or_default();
+        assert!(is_trusted || said.contains("certificate has expired"), "{mode}: {said}");
+    }
+}
+
+/// What cannot be used as a key is said before anything is connected to.
+#[tokio::test]
+async fn a_key_that_cannot_be_used_is_told() {
+    let authority = Authority::new();
+    let own = authority.issue("outboxd", "DNS:outboxd");
+    let locked = authority.lock(&own, "canary-of-a-key");
+    let loose = own.key.with_extension("loose");
+    std::fs::copy(&own.key, &loose).unwrap();
+    std::fs::set_permissions(&loose, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let missing = own.key.with_extension("missing");
+    for (key, expected) in [
+        (&locked, "it is encrypted, which is not supported"),
+        (&loose, "others can read it (mode 0644): chmod 0600"),
+        (&missing, "there is no file"),
+        (&own.cert, "no items found"),
+    ] {
+        std::fs::set_permissions(&own.cert, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let (cert, key) = (own.cert.display(), key.display());
+        let url = format!(
+            "postgres://outboxd@db.example/app?sslcert={cert}&sslkey={key}&sslmode=require"
+        );
+        let options = RelayOptions::bare().set("postgres.url", &url);
+        let (code, _, said) = options.command_output(&["check"]);
+        assert_eq!(code, 78, "{said}");
+        let is_told = said.contains("sslkey") && said.contains(expected);
+        assert!(is_told && said.starts_with("OBX-1001"), "{said}");
     }
 }
 

@@ -1,64 +1,10 @@
-//! Keys of how it gets there: Kafka, failures, and who looks on.
+//! Keys of what may go wrong on the way, and who looks on.
 
 use super::super::key::{Key, Kind, key};
 use super::MIB;
-use Kind::{Boolean, Choice, Duration, Fraction, List, Number, Size, Table, Text};
+use Kind::{Boolean, Choice, Duration, Fraction, List, Number, Size, Text};
 
 pub(super) const KEYS: &[Key] = &[
-    key(
-        "kafka.bootstrap_servers",
-        Text,
-        "\"localhost:9092\"",
-        "host:port of some brokers, separated by commas.",
-    ),
-    key(
-        "kafka.properties",
-        Table,
-        "{}",
-        "librdkafka's properties, such as security.protocol, sasl.* and compression.type.",
-    ),
-    key(
-        "kafka.properties_file",
-        Text,
-        "",
-        "A file with more of them, name=value in each line; for secrets.",
-    ),
-    key(
-        "kafka.in_flight_events",
-        Number(1, 10_000_000),
-        "10000",
-        "The most events that are read and not settled: what a crash can repeat.",
-    ),
-    key(
-        "kafka.in_flight_bytes",
-        Size(1024, 1024 * MIB),
-        "\"64MiB\"",
-        "The most bytes of events that are read and not acknowledged.",
-    ),
-    key(
-        "kafka.max_in_flight_per_key",
-        Number(1, 1_000_000),
-        "1",
-        "Events of one key that are under way at once. Above 1, order holds through everything but a record that Kafka refuses for good.",
-    ),
-    key(
-        "kafka.create_topics",
-        Boolean,
-        "false",
-        "Create a topic that does not exist, rather than wait for somebody to do it.",
-    ),
-    key(
-        "kafka.partitions",
-        Number(1, 100_000),
-        "6",
-        "How many partitions a topic has that the relay creates.",
-    ),
-    key(
-        "kafka.replication",
-        Number(-1, 1000),
-        "-1",
-        "How many brokers keep each partition of it; -1 for what the brokers are configured to.",
-    ),
     key(
         "retry.max_attempts",
         Number(1, 1_000_000),
@@ -145,7 +91,13 @@ pub(super) const KEYS: &[Key] = &[
         "admin.hosts",
         List,
         "[]",
-        "More Host names that /api answers to, besides the address itself and localhost.",
+        "More Host names that /api and the console answer to, besides the address itself and localhost.",
+    ),
+    key(
+        "admin.console",
+        Boolean,
+        "true",
+        "Serve the console, a web page, at /console/. Where there is no /api there is none.",
     ),
     key("metrics.enabled", Boolean, "true", "Serve /metrics."),
     key(

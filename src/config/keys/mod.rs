@@ -5,6 +5,7 @@
 
 mod flow;
 mod records;
+mod sink;
 mod source;
 
 use super::key::Key;
@@ -13,7 +14,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// All keys, in the order in which `outboxd init` writes them.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    [source::KEYS, records::KEYS, flow::KEYS].into_iter().flatten()
+    [source::KEYS, records::KEYS, sink::KEYS, flow::KEYS].into_iter().flatten()
 }
 
 /// The key of that name.

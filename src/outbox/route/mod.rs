@@ -11,7 +11,7 @@ use regex::Regex;
 use super::MapError;
 use super::binding::Row;
 use super::columns::{BindError, Field, Layout, MapProblem};
-use crate::names::is_topic_name;
+use crate::names::TopicNames;
 use crate::pgoutput::Relation;
 use pattern::{Pattern, whole};
 use template::{BoundTemplate, Template};
@@ -35,6 +35,8 @@ pub struct RouteConfig {
     pub replacement: String,
     /// The topics that events may have, as patterns of whole names; all if there are none.
     pub allow: Vec<String>,
+    /// What a topic can be called.
+    pub names: TopicNames,
 }
 
 /// The same, checked against a table.
@@ -46,6 +48,7 @@ pub(super) struct Router {
     default: Template,
     pattern: Option<Pattern>,
     allow: Vec<Regex>,
+    names: TopicNames,
 }
 
 impl RouteConfig {
@@ -59,8 +62,9 @@ impl RouteConfig {
     pub(super) fn compile(&self, layout: &Layout) -> Result<Router, Vec<MapProblem>> {
         let mut problems = Vec::new();
         let mut bad = |key, problem: String| problems.push(MapProblem::BadSetting { key, problem });
-        for (event_type, topic) in self.map.iter().filter(|(_, topic)| !is_topic_name(topic)) {
-            let problem = format!("{event_type:?}: {topic:?} is not a name that Kafka takes");
+        for (event_type, topic) in self.map.iter().filter(|(_, topic)| !self.names.takes(topic)) {
+            let problem =
+                format!("{event_type:?}: {topic:?} is not a name that {} takes", self.names);
             bad("route.map", problem);
         }
         if self.only_mapped && self.map.is_empty() {
@@ -101,6 +105,7 @@ impl RouteConfig {
                 default,
                 pattern,
                 allow,
+                names: self.names,
             }),
             (topic, default) => {
                 problems.extend(topic.err());
@@ -124,6 +129,7 @@ impl Router {
             default: self.default.bind(relation)?,
             pattern: self.pattern.clone(),
             allow: self.allow.clone(),
+            names: self.names,
         })
     }
 }
@@ -137,6 +143,7 @@ pub(super) struct BoundRouter {
     default: BoundTemplate,
     pattern: Option<Pattern>,
     allow: Vec<Regex>,
+    names: TopicNames,
 }
 
 /// The topic of the last row; its memory is reused for the next.
@@ -158,7 +165,7 @@ impl BoundRouter {
         let Routed { topic, value, good } = routed;
         self.find(row, topic, value)?;
         if topic != good {
-            if !is_topic_name(topic) {
+            if !self.names.takes(topic) {
                 return Err(MapError::BadTopic);
             }
             if !self.allow.is_empty() && !self.allow.iter().any(|allowed| allowed.is_match(topic)) {

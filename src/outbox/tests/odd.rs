@@ -205,14 +205,14 @@ fn look_at(table: &Table, mapper: &mut Mapper, values: &[Option<&[u8]>]) {
         None => assert_eq!(id, None),
         Some(Content::Envelope(envelope)) => {
             assert_eq!(Some(envelope.id.as_bytes()), id);
-            assert!(is_topic_name(envelope.topic));
+            assert!(TopicNames::Kafka.takes(envelope.topic));
             assert!(envelope.scheduled.is_none_or(|due| due <= NOW));
             assert!(envelope.max_attempts.is_none_or(|tries| tries > 0));
         }
         Some(Content::Scheduled { due, .. }) => assert!(due > NOW),
         Some(Content::Misfit(misfit)) => {
             assert_ne!(misfit.error, MapError::NoId);
-            assert!(misfit.topic.as_deref().is_none_or(is_topic_name));
+            assert!(misfit.topic.as_deref().is_none_or(|topic| TopicNames::Kafka.takes(topic)));
             assert_eq!(misfit.value.is_some(), payload.is_some());
             assert_eq!(misfit.headers.view().iter().count(), misfit.headers.view().count());
         }

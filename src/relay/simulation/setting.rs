@@ -11,6 +11,7 @@ use super::script::Script;
 use super::world::millis;
 use crate::ack::Limits;
 use crate::lsn::Lsn;
+use crate::outbox::TopicNames;
 use crate::relay::board::begin_clock;
 use crate::relay::{
     DeadLetterConfig, FlowConfig, HeldLimits, OnExhausted, RetryConfig, SettleConfig,
@@ -70,6 +71,7 @@ fn flow(rng: &mut Rng) -> FlowConfig {
         dead_letter: DeadLetterConfig {
             topic: topic.to_owned(),
             default: if rng.bool() { "outbox.dlq".to_owned() } else { String::new() },
+            names: TopicNames::Kafka,
         },
     }
 }

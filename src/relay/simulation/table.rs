@@ -188,6 +188,8 @@ impl HeldTable {
         let error = row.hold.error.as_ref();
         Some(HeldBody {
             ordinal,
+            event_type: row.content.event_type.as_deref().map(str::to_owned),
+            position: row.position,
             placement: row.content.placement,
             key: row.content.parcel.key.clone(),
             headers: row.content.parcel.headers.clone(),

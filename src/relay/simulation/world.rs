@@ -95,7 +95,7 @@ impl World {
 
     /// Where an event's dead letter goes, if anywhere.
     pub(super) fn letters(&self, number: usize) -> Option<String> {
-        let DeadLetterConfig { topic, default } = &self.flow.dead_letter;
+        let DeadLetterConfig { topic, default, .. } = &self.flow.dead_letter;
         let name = match &self.script.events[number].row.topic {
             Some(own) => topic.replace("{topic}", own),
             None => default.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use super::super::{Parcel, Report, SinkError, TopicInfo};
+use super::super::{NoContact, Parcel, Report, SinkError, TopicInfo};
 use crate::ack::Seq;
 
 /// How the brokers behave. Chances are of 256.
@@ -271,9 +271,12 @@ impl Brokers {
         }
     }
 
-    fn reach(&self, at: Instant) -> Result<(), String> {
+    fn reach(&self, at: Instant) -> Result<(), NoContact> {
         let stalls = self.temper.stalls.iter().any(|stall| stall.contains(&at));
-        if stalls { Err("stalled as told".to_owned()) } else { Ok(()) }
+        match stalls {
+            true => Err(NoContact::Unreachable("stalled as told".to_owned())),
+            false => Ok(()),
+        }
     }
 
     fn within(&mut self, longest: Duration) -> Duration {

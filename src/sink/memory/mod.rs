@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::size::batch_bytes;
+use super::kafka::batch_bytes;
 use super::{KnownTopics, Parcel, Record, Report, SendError, Sink, SinkError};
 use crate::ack::Seq;
 use brokers::Line;

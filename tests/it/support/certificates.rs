@@ -54,23 +54,56 @@ impl Authority {
 
     /// Issues a certificate for these names, as in `DNS:localhost,IP:127.0.0.1`.
     pub fn issue(&self, common_name: &str, names: &str) -> Certificate {
-        let directory = self.directory.path();
+        self.issue_for(common_name, names, "2")
+    }
+
+    /// One that ended yesterday.
+    pub fn issue_expired(&self, common_name: &str, names: &str) -> Certificate {
+        self.issue_for(common_name, names, "-1")
+    }
+
+    fn issue_for(&self, common_name: &str, names: &str, days: &str) -> Certificate {
+        // Tests that share an authority do not share these files.
+        let work = tempfile::tempdir_in(self.directory.path()).unwrap();
+        let directory = work.path();
         let subject = format!("/CN={common_name}");
         let names = format!("subjectAltName={names}");
         openssl(directory, &["req", "-new", "-keyout", "key", "-out", "request"])
             .args(KEY)
             .args(["-subj", &subject, "-addext", &names])
             .run();
-        openssl(directory, &["x509", "-req", "-in", "request", "-out", "cert", "-days", "2"])
-            .args(["-CA", "root", "-CAkey", "root.key", "-CAcreateserial"])
+        openssl(directory, &["x509", "-req", "-in", "request", "-out", "cert", "-days", days])
+            .args([
+                "-CA",
+                "../root",
+                "-CAkey",
+                "../root.key",
+                "-CAserial",
+                "serial",
+                "-CAcreateserial",
+            ])
             .args(["-copy_extensions", "copy"])
             .run();
         let keep = |name: &str| {
-            let kept = directory.join(format!("{common_name}.{name}"));
+            let kept = self.directory.path().join(format!("{common_name}.{name}"));
             std::fs::rename(directory.join(name), &kept).unwrap();
             kept
         };
         Certificate { cert: keep("cert"), key: keep("key") }
+    }
+}
+
+impl Authority {
+    /// A copy of a certificate's key that only opens with a password.
+    pub fn lock(&self, certificate: &Certificate, password: &str) -> PathBuf {
+        let locked = certificate.key.with_extension("locked");
+        openssl(
+            self.directory.path(),
+            &["pkey", "-aes256", "-passout", &format!("pass:{password}")],
+        )
+        .args(["-in", certificate.key.to_str().unwrap(), "-out", locked.to_str().unwrap()])
+        .run();
+        locked
     }
 }
 

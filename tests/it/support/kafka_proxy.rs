@@ -80,7 +80,7 @@ struct Rules {
     answered_wrong: usize,
 }
 
-/// Each broker's port, and the proxy's for it.
+/// Each broker's port, and the one that clients are told.
 type Ports = Vec<(u16, u16)>;
 
 /// A proxy before all brokers of a cluster.
@@ -92,11 +92,19 @@ pub struct KafkaProxy {
 
 impl KafkaProxy {
     pub fn before(kafka: &Kafka) -> Self {
+        Self::advertising(kafka, None)
+    }
+
+    /// The same before brokers that tell their clients another port than the proxy's.
+    pub fn advertising(kafka: &Kafka, told: Option<u16>) -> Self {
         let port = |server: &str| server.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
         let routes: Vec<_> = kafka.servers.split(',').map(|s| (listener(), port(s))).collect();
         let ports = routes.iter().map(|(l, port)| (*port, l.local_addr().unwrap().port()));
-        let ports: Ports = ports.collect();
+        let mut ports: Ports = ports.collect();
         let servers: Vec<_> = ports.iter().map(|(_, ours)| format!("127.0.0.1:{ours}")).collect();
+        for (_, ours) in &mut ports {
+            *ours = told.unwrap_or(*ours);
+        }
         let rules = Arc::new(Mutex::new(Rules::default()));
         let seen = Arc::clone(&rules);
         let interpreter = move || -> Box<dyn Conversation> {

@@ -1,27 +1,39 @@
 //! What the tests stand on: real services, the real binary, and one checker.
 
 pub mod broker;
+pub mod browser;
 pub mod certificates;
 pub mod checker;
 pub mod conduct;
 pub mod database;
 pub mod debezium;
+pub mod deploy;
 pub mod evidence;
 pub mod held;
 pub mod kafka_proxy;
 pub mod messages;
+pub mod nats;
 pub mod oracle;
+pub mod outlet;
+pub mod prometheus;
 pub mod proxy;
 pub mod records;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod relay;
+pub mod secure;
+pub mod shared;
 pub mod small;
 pub mod stage;
 pub mod standby;
+pub mod terminal;
 pub mod wait;
 pub mod workload;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use outboxd::demo::TempPostgres;
 
 /// A variable that `dev/test` sets. Without services there is no test: the run fails.
 pub fn setting(name: &str) -> String {
@@ -33,6 +45,13 @@ pub fn setting(name: &str) -> String {
 /// The binaries of the PostgreSQL server that the tests use.
 pub fn pg_bin() -> PathBuf {
     setting("PG_BIN").into()
+}
+
+/// A server for a test that others would wait for: a new slot waits for every transaction of its server that
+/// is open, and every slot reads all that is written to it.
+pub fn server_apart() -> TempPostgres {
+    let settings = [("fsync", "off"), ("shared_buffers", "256MB"), ("max_wal_size", "4GB")];
+    TempPostgres::start(&pg_bin(), &settings).unwrap()
 }
 
 /// A port of loopback that nobody listens on.

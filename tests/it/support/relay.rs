@@ -22,21 +22,27 @@ pub struct RelayOptions {
     environment: Vec<(String, String)>,
     file: Option<String>,
     directory: PathBuf,
+    program: Vec<String>,
 }
 
 impl RelayOptions {
     /// A relay of this database's outbox. Slot and relay id are the database's name.
     pub fn new(database: &Database, kafka: &Kafka) -> Self {
+        Self::of(database).set("kafka.bootstrap_servers", &kafka.servers)
+    }
+
+    /// The same without a sink.
+    pub fn of(database: &Database) -> Self {
         let mut options = Self::bare().set("postgres.url", &with_secret(&database.url));
         options = options.set("postgres.slot", &database.name);
-        options = options.set("kafka.bootstrap_servers", &kafka.servers);
         options = options.set("admin.listen", "127.0.0.1:0");
         options.set("relay.reconnect_max", "500ms").set("log.format", "json")
     }
 
     /// Nothing is configured, and no outboxd.toml of whoever runs the tests is read.
     pub fn bare() -> Self {
-        Self { environment: Vec::new(), file: None, directory: std::env::temp_dir() }
+        let program = vec![env!("CARGO_BIN_EXE_outboxd").to_owned()];
+        Self { environment: Vec::new(), file: None, directory: std::env::temp_dir(), program }
     }
 
     /// Sets a key of the configuration, by the environment.
@@ -69,8 +75,16 @@ impl RelayOptions {
         self
     }
 
+    /// Runs the binary by these words.
+    pub fn program(mut self, words: Vec<String>) -> Self {
+        self.program = words;
+        self
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+        let (program, before) = self.program.split_first().expect("a program");
+        let mut command = Command::new(program);
+        command.args(before);
         command.args(self.file.iter().flat_map(|path| ["--config", path]));
         command.args(arguments).env_clear().envs(self.environment.iter().cloned());
         command.current_dir(&self.directory);
@@ -99,6 +113,25 @@ impl RelayOptions {
         running.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
         let output = running.wait_with_output().unwrap();
         (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// Starts a command whose output another program reads while it runs.
+    pub fn piped(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    /// Starts a command at a terminal.
+    pub fn on_terminal(&self, arguments: &[&str]) -> Child {
+        let words = [&[env!("CARGO_BIN_EXE_outboxd")], arguments].concat();
+        let mut command = Command::new("script");
+        // Without `exec` some shells die of Ctrl-C themselves, and their exit code is told.
+        command
+            .args(["-qefc", &format!("exec {}", words.join(" ")), "/dev/null"])
+            .current_dir(&self.directory);
+        command.envs(self.environment.iter().cloned());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("util-linux's script")
     }
 
     /// Starts a relay.
@@ -337,6 +370,18 @@ pub async fn http(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Option<(u16, String)> {
+    let (code, _, body) = http_whole(address, method, path, headers, body).await?;
+    Some((code, body))
+}
+
+/// The same with the head of the answer.
+pub async fn http_whole(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<(u16, String, String)> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
@@ -350,9 +395,9 @@ pub async fn http(
     let code = response.split_whitespace().nth(1)?.parse().ok()?;
     let (head, body) = response.split_once("\r\n\r\n")?;
     if head.to_lowercase().contains("transfer-encoding: chunked") {
-        return Some((code, unchunk(body)));
+        return Some((code, head.to_owned(), unchunk(body)));
     }
-    Some((code, body.to_owned()))
+    Some((code, head.to_owned(), body.to_owned()))
 }
 
 fn unchunk(mut body: &str) -> String {

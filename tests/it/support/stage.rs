@@ -1,6 +1,8 @@
 //! A stage: a database, a workload and its topics, ready to be relayed, and who checks what becomes of
 //! it.
 
+use std::time::Duration;
+
 use tokio::sync::Mutex;
 
 use super::checker::{Verdict, out_of_line, verdict, wait_until_all_sent};
@@ -10,6 +12,10 @@ use super::records::{Kafka, Record};
 use super::relay::RelayOptions;
 use super::unique;
 use super::workload::Workload;
+
+/// Hundreds of events in a second, of all writers together: enough for whatever is to be shown. What is
+/// written while something is away has to be relayed and checked afterwards.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Everything of a test but the relay.
 pub struct Stage {
@@ -28,7 +34,8 @@ impl Stage {
     /// On services of the test's own.
     pub async fn at(database: Database, kafka: Kafka, name: &str, keys: u64) -> Self {
         let prefix = unique(name);
-        let workload = Workload { prefix, topics: 2, keys, writers: 4, drafts: false, pace: None };
+        let pace = Some(PACE);
+        let workload = Workload { prefix, topics: 2, keys, writers: 4, drafts: false, pace };
         Self::of(database, kafka, workload, 3).await
     }
 

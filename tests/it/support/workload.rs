@@ -70,6 +70,15 @@ impl Workload {
 
     /// Makes the tables and the topics, with that many partitions each.
     pub async fn prepare(&self, database: &Database, kafka: &Kafka, partitions: i32) {
+        self.prepare_tables(database).await;
+        for topic in self.topic_names() {
+            let partitions = if topic == self.line() { 1 } else { partitions };
+            kafka.create_topic(&topic, partitions, &[]).await;
+        }
+    }
+
+    /// Makes the tables.
+    pub async fn prepare_tables(&self, database: &Database) {
         database.execute(TABLES).await;
         let sql = format!(
             "INSERT INTO aggregate (id, topic) \
@@ -81,10 +90,6 @@ impl Workload {
             self.line()
         );
         database.execute(&sql).await;
-        for topic in self.topic_names() {
-            let partitions = if topic == self.line() { 1 } else { partitions };
-            kafka.create_topic(&topic, partitions, &[]).await;
-        }
     }
 
     /// Writes one event with so many bytes of text and a few more, and gives its id.

@@ -1,0 +1,147 @@
+//! Settings of where events go: the sink that `sink.kind` names, and how much may be under way to it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::kafka::kafka;
+use super::nats::nats;
+use super::redis::redis;
+use super::secrets::Whose;
+use super::settings::Settings;
+use crate::ack::Limits;
+use crate::names::TopicNames;
+use crate::sink::SinkConfig;
+
+/// The sink, if it can be used at all, and what may be in flight.
+pub(super) fn sink(settings: &mut Settings, relay_id: &str) -> (Option<SinkConfig>, Limits) {
+    match settings.choice("sink.kind").as_str() {
+        "redis" => {
+            let config = built(settings, "redis", cfg!(feature = "redis"))
+                .then(|| redis(settings, relay_id))
+                .flatten();
+            // The sink itself keeps the order of all that is on its way.
+            (config.map(SinkConfig::Redis), limits(settings, "redis", u32::MAX))
+        }
+        "nats" => {
+            let config =
+                built(settings, "nats", cfg!(feature = "nats")).then(|| nats(settings)).flatten();
+            (config.map(SinkConfig::Nats), limits(settings, "nats", 1))
+        }
+        _ => {
+            let (config, limits) = kafka(settings);
+            (Some(SinkConfig::Kafka(config)), limits)
+        }
+    }
+}
+
+/// What topics can be called there.
+pub(super) fn names(settings: &mut Settings) -> TopicNames {
+    match settings.choice("sink.kind").as_str() {
+        "redis" => TopicNames::Redis,
+        "nats" => TopicNames::Nats,
+        _ => TopicNames::Kafka,
+    }
+}
+
+fn built(settings: &mut Settings, feature: &str, is_built: bool) -> bool {
+    if !is_built {
+        settings.problem(format!(
+            "sink.kind = \"{feature}\": this outboxd was built without the feature {feature}"
+        ));
+    }
+    is_built
+}
+
+fn limits(settings: &mut Settings, section: &str, per_key: u32) -> Limits {
+    let events = settings.number(&format!("{section}.in_flight_events"));
+    let bytes = settings.size(&format!("{section}.in_flight_bytes"));
+    Limits { events: usize::try_from(events).unwrap_or(usize::MAX), bytes, per_key }
+}
+
+/// A text that may be left out.
+pub(super) fn optional(settings: &mut Settings, key: &str) -> Option<String> {
+    Some(settings.text(key)).filter(|text| !text.is_empty())
+}
+
+/// A file that the sink's client reads.
+pub(super) fn file(settings: &mut Settings, key: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(optional(settings, key)?);
+    settings.note_file(Whose::Sink, &path);
+    if let Err(error) = std::fs::metadata(&path) {
+        settings.problem(format!("{key}: {}: {error}", path.display()));
+    }
+    Some(path)
+}
+
+/// A secret, from the configuration or from the file that its twin names.
+pub(super) fn secret(settings: &mut Settings, key: &str) -> Option<String> {
+    let twin = format!("{key}_file");
+    let (path, text) = (optional(settings, &twin), settings.text(key));
+    let Some(path) = path else {
+        return Some(text).filter(|text| !text.is_empty());
+    };
+    if settings.is_chosen(key) {
+        settings.problem(format!("{key} and {twin}: only one of them"));
+    }
+    let text = settings.secret_file(Whose::Sink, &twin, &path)?;
+    Some(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Certificate and key come together.
+pub(super) fn pair(settings: &mut Settings, section: &str, cert: bool, key: bool) {
+    if cert != key {
+        settings.problem(format!("{section}.tls_cert and {section}.tls_key: only both of them"));
+    }
+}
+
+/// Whether all of these `host:port`, with or without a scheme and a login, are on this machine.
+pub(super) fn are_loopback(servers: &str) -> bool {
+    servers.split(',').all(|server| {
+        let host = server.trim().rsplit_once("//").map_or(server.trim(), |(_, host)| host);
+        let host = host.split(['/', '?']).next().unwrap_or_default();
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+        let host = host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// The scheme of each of several addresses.
+///
+/// # Errors
+/// One has another scheme, or no host.
+pub(super) fn schemes<'a>(url: &'a str, known: &[&str]) -> Result<Vec<&'a str>, String> {
+    let scheme = |part: &'a str| {
+        let (scheme, rest) = part.trim().split_once("://").unwrap_or(("", part.trim()));
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        match known.contains(&scheme) && !host.is_empty() && !host.starts_with(['/', ':', '?']) {
+            true => Ok(scheme),
+            false => Err(format!("expected {}://host:port", known.join("://host:port or "))),
+        }
+    };
+    url.split(',').map(scheme).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_on_this_machine_are_known() {
+        for local in ["localhost:1", "redis://u:p@127.0.0.1:1/0", "nats://[::1]:1,tls://localhost"]
+        {
+            assert!(are_loopback(local), "{local}");
+        }
+        for other in ["db:1", "redis://127.0.0.1@db:1", "nats://localhost,nats://db"] {
+            assert!(!are_loopback(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_another_kind_are_refused() {
+        assert_eq!(schemes("redis://a,rediss://u:p@b:1/2", &["redis", "rediss"]).unwrap().len(), 2);
+        for bad in ["http://a", "a:6379", "redis://", "redis://:6379", "redis://a,,", ""] {
+            assert!(schemes(bad, &["redis", "rediss"]).is_err(), "{bad}");
+        }
+    }
+}

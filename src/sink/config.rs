@@ -1,0 +1,74 @@
+//! Which sink, and how to reach it: what the configuration says of it.
+
+use std::time::Duration;
+
+use super::kafka::{self, KafkaConfig};
+use super::nats::NatsConfig;
+use super::redis::RedisConfig;
+use super::{NoContact, SinkName};
+
+/// Where events go.
+#[derive(Debug, Clone)]
+pub enum SinkConfig {
+    /// To Kafka.
+    Kafka(KafkaConfig),
+    /// To Redis Streams.
+    Redis(RedisConfig),
+    /// To NATS JetStream.
+    Nats(NatsConfig),
+}
+
+impl SinkConfig {
+    /// What it is called.
+    pub fn name(&self) -> SinkName {
+        match self {
+            Self::Kafka(_) => SinkName::KAFKA,
+            Self::Redis(_) => SinkName::REDIS,
+            Self::Nats(_) => SinkName::NATS,
+        }
+    }
+
+    /// Where it is, without secrets.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Kafka(kafka) => kafka.bootstrap_servers.clone(),
+            Self::Redis(redis) => redis.describe(),
+            Self::Nats(nats) => nats.describe(),
+        }
+    }
+
+    /// Takes over from `other` how to be let in, and nothing else.
+    pub fn take_credentials(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Kafka(own), Self::Kafka(other)) => own.properties.clone_from(&other.properties),
+            (Self::Redis(own), Self::Redis(other)) => own.take_credentials(other),
+            (Self::Nats(own), Self::Nats(other)) => own.take_credentials(other),
+            // Another sink is another configuration: a start takes it on.
+            (Self::Kafka(_) | Self::Redis(_) | Self::Nats(_), _) => {}
+        }
+    }
+
+    /// Finds out within this whether it lets us in.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn contact(&self, within: Duration) -> Result<(), NoContact> {
+        match self {
+            Self::Kafka(kafka) => kafka::look(kafka, &[], within).await.map(drop),
+            #[cfg(feature = "redis")]
+            Self::Redis(redis) => super::redis::look(redis, &[], within).await.map(drop),
+            #[cfg(not(feature = "redis"))]
+            Self::Redis(_) => Err(not_built("redis")),
+            #[cfg(feature = "nats")]
+            Self::Nats(nats) => super::nats::look(nats, &[], within).await.map(drop),
+            #[cfg(not(feature = "nats"))]
+            Self::Nats(_) => Err(not_built("nats")),
+        }
+    }
+}
+
+/// What is said of a sink that this build has not.
+#[cfg(not(all(feature = "redis", feature = "nats")))]
+fn not_built(feature: &str) -> NoContact {
+    NoContact::Config(super::any::not_built(feature))
+}

@@ -1,0 +1,172 @@
+//! Where events go if not to Kafka: a server of the test's own, and what is in its streams.
+
+use super::checker::{Verdict, truth, wait_until_all_sent};
+use super::database::Database;
+use super::nats::TempNats;
+use super::records::Record;
+use super::redis::TempRedis;
+use super::relay::RelayOptions;
+use super::unique;
+use super::workload::Workload;
+
+/// A server that events go to.
+pub trait Outlet {
+    /// Starts one that keeps what it acknowledges.
+    async fn durable() -> Self;
+    /// Sends the relay there.
+    fn named(&self, options: RelayOptions) -> RelayOptions;
+    /// Makes what the relay will not make by itself.
+    async fn prepare(&self, topics: &[String]);
+    /// What is there, in the order of each topic.
+    async fn records(&self, topics: &[String]) -> Vec<Record>;
+    /// Ends it at once, as a crash does.
+    fn crash(&mut self);
+    /// Starts it again on what it has stored.
+    async fn start_again(&mut self);
+    /// It stays, and does nothing any more, or goes on.
+    fn freeze(&self, is_frozen: bool);
+}
+
+impl Outlet for TempRedis {
+    async fn durable() -> Self {
+        Self::start(&["--appendonly", "yes", "--appendfsync", "always"]).await
+    }
+
+    fn named(&self, options: RelayOptions) -> RelayOptions {
+        let options = options.set("sink.kind", "redis").set("redis.url", &self.url());
+        options.set("redis.durability", "aof")
+    }
+
+    async fn prepare(&self, _: &[String]) {}
+
+    async fn records(&self, topics: &[String]) -> Vec<Record> {
+        let mut records = Vec::new();
+        for topic in topics {
+            for (offset, fields) in self.entries(topic).into_iter().enumerate() {
+                let take = |name: &str| {
+                    let found = fields.iter().find(|(other, _)| other == name);
+                    found.map(|(_, value)| value.clone().into_bytes())
+                };
+                let of_ours = ["key", "data"];
+                let headers = fields.iter().filter(|(name, _)| !of_ours.contains(&&**name));
+                let headers =
+                    headers.map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())));
+                records.push(Record {
+                    topic: topic.clone(),
+                    partition: 0,
+                    offset: i64::try_from(offset).unwrap(),
+                    key: take("key"),
+                    headers: headers.collect(),
+                    value: take("data"),
+                    timestamp: 0,
+                });
+            }
+        }
+        records
+    }
+
+    fn crash(&mut self) {
+        self.kill();
+    }
+
+    async fn start_again(&mut self) {
+        self.restart().await;
+    }
+
+    fn freeze(&self, is_frozen: bool) {
+        if is_frozen { Self::freeze(self) } else { self.thaw() }
+    }
+}
+
+impl Outlet for TempNats {
+    async fn durable() -> Self {
+        Self::start("").await
+    }
+
+    fn named(&self, options: RelayOptions) -> RelayOptions {
+        options.set("sink.kind", "nats").set("nats.url", &self.url())
+    }
+
+    async fn prepare(&self, topics: &[String]) {
+        for topic in topics {
+            self.create(topic, &[topic]).await;
+        }
+    }
+
+    async fn records(&self, topics: &[String]) -> Vec<Record> {
+        let mut records = Vec::new();
+        for topic in topics {
+            for (offset, message) in self.messages(topic).await.into_iter().enumerate() {
+                let headers = message.headers.iter();
+                let headers =
+                    headers.map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())));
+                records.push(Record {
+                    topic: message.subject.clone(),
+                    partition: 0,
+                    offset: i64::try_from(offset).unwrap(),
+                    key: message.header("key").map(|key| key.as_bytes().to_vec()),
+                    headers: headers.collect(),
+                    value: Some(message.data),
+                    timestamp: 0,
+                });
+            }
+        }
+        records
+    }
+
+    fn crash(&mut self) {
+        self.kill();
+    }
+
+    async fn start_again(&mut self) {
+        self.restart().await;
+    }
+
+    fn freeze(&self, is_frozen: bool) {
+        if is_frozen { Self::freeze(self) } else { self.thaw() }
+    }
+}
+
+/// Everything of a test but the relay: as [`Stage`](super::stage::Stage), with another sink.
+pub struct OutletStage<O> {
+    pub database: Database,
+    pub outlet: O,
+    pub workload: Workload,
+}
+
+impl<O: Outlet> OutletStage<O> {
+    pub async fn new(name: &str) -> Self {
+        Self::at(Database::new(name).await, name).await
+    }
+
+    /// With a database of the test's own.
+    pub async fn at(database: Database, name: &str) -> Self {
+        let outlet = O::durable().await;
+        let prefix = unique(name);
+        let workload =
+            Workload { prefix, topics: 2, keys: 200, writers: 4, drafts: false, pace: None };
+        workload.prepare_tables(&database).await;
+        outlet.prepare(&workload.topic_names()).await;
+        Self { database, outlet, workload }
+    }
+
+    pub fn options(&self) -> RelayOptions {
+        self.outlet.named(RelayOptions::of(&self.database))
+    }
+
+    /// Waits until everything is SENT and holds the streams against the truth.
+    pub async fn check(&self, duplicates_at_most: usize) -> Verdict {
+        wait_until_all_sent(&self.database).await;
+        let truth = truth(&self.database).await;
+        let records = self.outlet.records(&self.workload.topic_names()).await;
+        let verdict = Verdict::new(&truth, &records);
+        verdict.assert_kept(duplicates_at_most);
+        assert!(verdict.delivered > 500, "hardly anything was tested: {verdict:?}");
+        verdict
+    }
+
+    pub async fn clear(self) {
+        let slot = self.database.name.clone();
+        self.database.drop(&slot).await;
+    }
+}
