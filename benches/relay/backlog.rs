@@ -106,8 +106,7 @@ impl Backlog {
     pub async fn end(self) -> Vec<Value> {
         let drop_slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
         self.database.execute(drop_slots).await;
-        let name = self.database.name.clone();
-        self.database.drop(&name).await;
+        self.database.clear().await;
         self.figures
     }
 }

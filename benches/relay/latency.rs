@@ -116,8 +116,7 @@ pub async fn measure(rate: u64, seconds: u64, server: &TempPostgres, kafka: &Kaf
         report(rate, "outboxd, commit to ack", ours),
         report(rate, "broker, produce to ack", brokers),
     ];
-    let name = database.name.clone();
-    database.drop(&name).await;
+    database.clear().await;
     figures
 }
 

@@ -86,8 +86,7 @@ impl Adopted {
 
     async fn end(self, relay: Relay) {
         assert_eq!(relay.stop().await, 0);
-        let slot = self.database.name.clone();
-        self.database.drop(&slot).await;
+        self.database.clear().await;
     }
 }
 

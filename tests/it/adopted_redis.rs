@@ -172,6 +172,5 @@ async fn identity_publishes_to_redis_as_its_own_relay_did() {
     assert_eq!(entries[3].get("event_id"), Some(id(3).as_str()));
     assert_eq!(entries[3].get("data"), dead.get("data"));
     stop(relay).await;
-    let slot = identity.database.name.clone();
-    identity.database.drop(&slot).await;
+    identity.database.clear().await;
 }

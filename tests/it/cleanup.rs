@@ -182,8 +182,7 @@ async fn tables_with_other_marks_are_cleaned_by_them() {
     wait_until_left(&database, &["fresh", "unsent", "was scheduled"]).await;
     stays_left(&database, &["fresh", "unsent", "was scheduled"]).await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// No transaction removes more, whatever there is to remove; and who refuses to go keeps
@@ -323,9 +322,8 @@ async fn a_missing_right_to_remove_rows_is_told_and_granted_by_migrate() {
     small.emit("k", 1).await;
     small.kafka.wait_for(&small.topic, 1).await;
     assert_eq!(relay.stop().await, 0);
-    let slot = small.database.name.clone();
     let server = small.database.url.clone();
-    small.database.drop(&slot).await;
+    small.database.clear().await;
     let (base, _) = server.rsplit_once('/').unwrap();
     let server = crate::support::database::connect(&format!("{base}/postgres")).await;
     server.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();

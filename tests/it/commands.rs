@@ -106,8 +106,7 @@ async fn migrate_can_be_run_again() {
     }
     assert_eq!(database.count("SELECT count(*) FROM outbox").await, 2);
     for database in [database, other] {
-        let slot = database.name.clone();
-        database.drop(&slot).await;
+        database.clear().await;
     }
 }
 
@@ -147,11 +146,9 @@ async fn what_migrate_prints_psql_applies() {
         psql(&database, &printed);
         assert_healthy(&options);
         assert_eq!(database.count("SELECT count(*) FROM pg_publication_tables").await, 1);
-        let slot = database.name.clone();
-        database.drop(&slot).await;
+        database.clear().await;
     }
-    let slot = other.name.clone();
-    other.drop(&slot).await;
+    other.clear().await;
 }
 
 #[tokio::test]

@@ -297,8 +297,7 @@ async fn assert_told_at_the_start(name: &str, kafka: &Kafka, what: &str) {
     let (code, _, said) = options.command_output(&["run"]);
     assert_eq!((code, said.contains("OBX-1002")), (78, true), "{name}: {said}");
     assert!(said.contains(what), "{name}: {said}");
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]

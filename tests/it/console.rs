@@ -217,8 +217,7 @@ async fn the_console_is_sealed_and_there_only_where_the_api_is() {
     assert_kept_to_itself(&browser, &[&address], &["401 (Unauthorized)"]).await;
     assert!(!relay.has_logged(TOKEN));
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// What numbers and states look like that no test can bring about in seconds; the relay is away.

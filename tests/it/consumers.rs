@@ -150,7 +150,6 @@ async fn the_documented_consumer_processes_each_event_once_through_a_kill() {
     assert_eq!(balances(&accounts).await, (1..=201).sum::<i64>());
 
     assert_eq!(relay.stop().await, 0);
-    let slot = accounts.name.clone();
-    accounts.drop(&slot).await;
+    accounts.clear().await;
     small.clear().await;
 }

@@ -50,8 +50,7 @@ impl Stage {
     async fn end(self) {
         assert_eq!(self.relay.stop().await, 0);
         for database in [self.outbox, self.accounts] {
-            let slot = database.name.clone();
-            database.drop(&slot).await;
+            database.clear().await;
         }
     }
 }

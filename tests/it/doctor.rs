@@ -151,8 +151,7 @@ async fn what_doctor_says_mends_what_it_found() {
         assert_eq!(ended, *exit, "{plant}");
         assert!(said.contains(&format!("error {code} ")) && said.contains("  fix:"), "{said}");
         follow_the_advice(&database, &options).await;
-        let slot = database.name.clone();
-        database.drop(&slot).await;
+        database.clear().await;
     }
 }
 
@@ -179,8 +178,7 @@ async fn what_only_a_person_can_decide_is_found() {
         let options = with(RelayOptions::new(&database, &Kafka::shared()), keys);
         database.execute(plant).await;
         find(&options, *exit, code, "error");
-        let slot = database.name.clone();
-        database.drop(&slot).await;
+        database.clear().await;
     }
     let database = Database::new("others").await;
     let options = RelayOptions::new(&database, &Kafka::shared());
@@ -196,8 +194,7 @@ async fn what_only_a_person_can_decide_is_found() {
         let found = find(&options, 0, "OBX-2022", "warning");
         assert!(found["observed"].as_str().unwrap().contains("publishes more"), "{found}");
     }
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]

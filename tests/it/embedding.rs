@@ -78,8 +78,7 @@ async fn a_relay_that_halts_says_so_as_often_as_it_is_asked() {
     assert_eq!(relay.status().state, State::Halted);
     assert_eq!(relay.ended().await, Outcome::Halted(failure.clone()));
     assert_eq!(relay.stop().await, Outcome::Halted(failure));
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// A place of the service's own: a list.
@@ -162,8 +161,7 @@ async fn a_service_brings_a_sink_of_its_own() {
     let expected: Vec<_> = (1..=4).map(|n| format!("{{\"n\":{n}}}")).collect();
     assert_eq!(*list.values.lock().unwrap(), expected, "in order, through a refusal");
     assert_eq!(relay.stop().await, Outcome::Stopped { drained: true });
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -174,6 +172,5 @@ async fn a_sink_that_cannot_be_opened_halts_the_relay() {
     let Outcome::Halted(failure) = relay.ended().await else { panic!("it runs") };
     assert_eq!(failure.message, "no such place");
     drop(relay);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

@@ -119,8 +119,7 @@ impl Golden {
         })
         .await;
         assert_eq!(relay.stop().await, 0, "{}", self.name());
-        let slot = database.name.clone();
-        database.drop(&slot).await;
+        database.clear().await;
         records
     }
 }

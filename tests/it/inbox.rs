@@ -53,8 +53,7 @@ async fn an_event_is_processed_once_per_consumer() {
     for expected in [true, false] {
         assert_eq!(database.row(&sql, &[]).await.get::<_, bool>(0), expected);
     }
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -93,8 +92,7 @@ async fn the_second_of_two_at_once_waits_for_the_first() {
     assert_eq!(error.code().unwrap().code(), "40001");
     drop(serial);
     drop((late, watcher));
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -114,8 +112,7 @@ async fn what_is_old_is_forgotten_in_batches() {
     assert_eq!(database.count(left).await, 50);
     assert_eq!(inbox::clean(&database.sql, Duration::MAX, 1000).await.unwrap(), 0);
     assert_eq!(inbox::clean(&database.sql, Duration::ZERO, 1000).await.unwrap(), 50);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -150,6 +147,5 @@ async fn migrate_makes_the_inbox_alone_and_its_role_needs_little() {
     assert_eq!(inbox::clean(&client, Duration::ZERO, 1).await.unwrap(), 1);
     drop(client);
     database.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

@@ -202,8 +202,7 @@ async fn s2_nothing_passes_a_refused_event_on_a_new_producers_first_batch() {
         eventually("all eight", SOON, || async { numbers(&kafka, &topic, "a").len() == 8 }).await;
         assert_eq!(numbers(&kafka, &topic, "a"), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(relay.stop().await, 0);
-        let slot = database.name.clone();
-        database.drop(&slot).await;
+        database.clear().await;
     }
 }
 
@@ -263,8 +262,7 @@ async fn s26_nothing_passes_a_refused_event_on_a_partition_that_was_idle() {
     eventually("all eight", SOON, || async { numbers(&kafka, &topic, "b").len() == 8 }).await;
     assert_eq!(numbers(&kafka, &topic, "b"), [0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// No event is too large, but a batch of all of them is: the limit is on the batch.
@@ -291,8 +289,7 @@ async fn s17_a_batch_never_exceeds_what_its_topic_takes() {
     }
     assert_eq!(relay.metric("outbox_events_failed_total").await, 0.0);
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// The largest event that a topic takes, to the byte: what the relay computes is what the broker
@@ -326,7 +323,6 @@ async fn an_event_is_too_large_exactly_when_the_broker_says_so() {
     assert_eq!(smaller, arrived.len());
     assert!(!relay.has_logged("Broker: Message size too large"));
     assert!(relay.has_logged("OBX-4004"));
-    let database_slot = database.name.clone();
     relay.kill().await;
-    database.drop(&database_slot).await;
+    database.clear().await;
 }

@@ -34,8 +34,7 @@ async fn an_idle_slot_follows_while_other_tables_and_databases_write() {
     stays("the relay", Duration::from_secs(1), || async { relay.get("/readyz").await.0 == 200 })
         .await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// A transaction that is being sent is not passed by a keepalive.
@@ -64,8 +63,7 @@ async fn nothing_is_confirmed_while_its_transaction_is_open() {
         records.iter().map(|record| record.json()["payload"]["n"].as_i64().unwrap()).collect();
     assert_eq!(order, [2, 3, 4, 1], "the order of commits, not of writing");
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// What is shown does not wait for the next event or the next feedback.
@@ -87,6 +85,5 @@ async fn what_is_shown_follows_at_once() {
     })
     .await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

@@ -312,8 +312,7 @@ async fn commands_work_without_a_table() {
     })
     .await;
     drop(relay);
-    let slot = messages.database.name.clone();
-    messages.database.drop(&slot).await;
+    messages.database.clear().await;
 }
 
 #[test]

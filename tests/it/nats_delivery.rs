@@ -59,8 +59,7 @@ async fn an_event_is_a_message_with_its_id_its_headers_and_its_data() {
     assert!(order.is_sorted() && order.len() == 49, "{order:?}");
 
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// Writes events of a few keys until it is stopped. Gives how many.
@@ -148,6 +147,5 @@ async fn nothing_is_lost_or_doubled_by_crashes_of_either_side() {
     assert_kept(&nats.messages("CRASH").await, written);
     assert_eq!(database.count("SELECT count(*) FROM outbox WHERE attempts > 1").await, 0);
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

@@ -129,6 +129,5 @@ async fn each_hazard_of_a_stream_is_found() {
     let nats = TempNats::start_bare("").await;
     let none = routed(nats.options(&database), &["good.a"]);
     assert_told(&diagnose(&none).2, "NATS", ["OBX-4001", "error", "is it enabled", ""]);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

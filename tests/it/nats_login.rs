@@ -89,8 +89,7 @@ async fn users_tokens_and_keys_log_in() {
     let with = |token: &str| nats.options(&database).set("nats.token", token);
     assert_refused(&with("secret"), "OBX-4012", "authorization violation");
     delivers(&with("s3cr3t"), &database, &nats).await;
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// A claim of NATS's, signed: what `nsc` makes.
@@ -147,8 +146,7 @@ async fn a_credentials_file_logs_in_where_an_operator_has_signed_it() {
     let bare = nats.options(&database);
     assert_refused(&bare, "OBX-4012", "authorization violation");
     delivers(&bare.set("nats.credentials_file", &path), &database, &nats).await;
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -203,8 +201,7 @@ async fn only_a_certificate_that_is_valid_is_taken_for_nats() {
     let nats = TempNats::start("").await;
     let options = trusting(&nats.options(&database), &authority.root());
     assert_refused(&options, "OBX-4011", "");
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -246,6 +243,5 @@ async fn a_subject_that_may_not_be_published_to_holds_only_its_events() {
     let relay = as_user("deaf").start();
     relay.tells("OBX-4012").await;
     relay.kill().await;
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

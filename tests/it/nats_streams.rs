@@ -28,8 +28,7 @@ async fn says(relay: &Relay, text: &str) {
 
 async fn ends(relay: Relay, database: Database) {
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]

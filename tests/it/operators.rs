@@ -17,8 +17,7 @@ async fn database(name: &str) -> (Database, RelayOptions) {
 }
 
 async fn clear(database: Database) {
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 fn json(options: &RelayOptions, arguments: &[&str]) -> Value {

@@ -30,8 +30,7 @@ impl Scene {
     }
 
     async fn clear(self) {
-        let slot = self.database.name.clone();
-        self.database.drop(&slot).await;
+        self.database.clear().await;
     }
 }
 

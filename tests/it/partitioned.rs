@@ -95,8 +95,7 @@ impl Set {
     }
 
     async fn clear(self) {
-        let slot = self.database.name.clone();
-        self.database.drop(&slot).await;
+        self.database.clear().await;
     }
 }
 

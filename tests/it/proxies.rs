@@ -137,6 +137,5 @@ async fn a_connection_is_cut_refused_frozen_slowed_and_healed() {
     assert!(!ask(&other).await);
     assert!(ask(&sql).await);
     drop((sql, other));
-    let name = database.name.clone();
-    database.drop(&name).await;
+    database.clear().await;
 }

@@ -46,8 +46,7 @@ async fn an_envelope_says_everything_that_is_known_of_the_event() {
         record.timestamp
     );
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -67,8 +66,7 @@ async fn a_payload_is_the_payload_and_nothing_else() {
     assert_eq!(record.event_id(), id);
     assert_eq!(record.header("event_type"), Some("Tested"));
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// The position in a header is the one that the stream tells before the rows: where the commit
@@ -117,8 +115,7 @@ async fn s20_positions_order_events_as_they_were_committed() {
     })
     .await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// A row that cannot become an event is given up, and stops nothing else; the message names what
@@ -146,6 +143,5 @@ async fn a_row_without_a_topic_is_given_up_and_stops_nothing_else() {
     assert!(relay.has_logged("OBX-3004") && relay.has_logged(&id));
     assert!(!relay.has_logged("canary"));
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

@@ -14,8 +14,7 @@ async fn with_relay(name: &str) -> Database {
 }
 
 async fn clear(database: Database) {
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// What it did.

@@ -81,8 +81,7 @@ async fn adopted(name: &'static str) -> (Database, RelayOptions) {
 }
 
 async fn end(database: Database) {
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]

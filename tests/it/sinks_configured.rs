@@ -67,8 +67,7 @@ async fn redis_is_reached_by_what_lies_in_files_and_takes_no_more_at_once_than_i
     takes_5_at_once(&relay, freeze, &database, "configured").await;
     assert_eq!(redis.ids("configured").len(), 21);
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -95,8 +94,7 @@ async fn nats_is_reached_by_what_lies_in_files_and_takes_no_more_at_once_than_is
     emit(&database, "another", 1).await;
     relay.tells("OBX-4002").await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -111,8 +109,7 @@ async fn a_token_for_nats_lies_in_a_file() {
     emit(&database, "configured", 1).await;
     wait_for_sent(&database, 1).await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// What the keys say of a server behind TLS, which asks for a certificate and a password.
@@ -147,8 +144,7 @@ async fn redis_behind_tls_keeps_as_much_as_is_said() {
     let left = redis.ids("configured").len();
     assert!((100..300).contains(&left), "{left}");
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// The relay asks a sentinel which server to write to.
@@ -168,6 +164,5 @@ async fn a_sentinel_leads_to_redis() {
     wait_for_sent(&database, 1).await;
     assert_eq!(redis.ids("configured").len(), 1);
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

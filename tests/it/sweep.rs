@@ -149,8 +149,7 @@ async fn s14_a_sweep_follows_the_order_of_commits_within_a_key() {
         records.iter().map(|r| r.json()["payload"]["n"].as_i64().unwrap()).collect();
     assert_eq!(order, [1, 2]);
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// Without such a column the sweep says that it may invert; with one configured it follows it.
@@ -190,5 +189,5 @@ async fn a_sweep_says_when_it_cannot_follow_the_order() {
         database.sql.batch_execute(&free).await.is_ok()
     })
     .await;
-    database.drop(&slot).await;
+    database.clear().await;
 }

@@ -129,8 +129,7 @@ async fn a_mapped_column_that_is_not_published_is_told_at_the_start() {
     }
     let (code, found, _) = options.command_output(&["doctor"]);
     assert_eq!(code, 0, "{found}");
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 /// Statuses are written by id.
@@ -246,8 +245,7 @@ async fn a_mapped_column_that_is_dropped_stops_the_relay() {
     let relay = options.start_ready().await;
     kafka.wait_for(&topic, 3).await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]
@@ -302,6 +300,5 @@ async fn tables_in_other_schemas_with_quoted_names_work() {
     let sent = "SELECT count(*) FROM \"My Sales\".\"Out\"\"box\" WHERE status = 'SENT'";
     eventually("both to be SENT", SOON, || async { database.count(sent).await == 2 }).await;
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

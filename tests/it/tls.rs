@@ -286,6 +286,5 @@ async fn a_handshake_that_breaks_is_tried_again() {
     assert!(relay.has_logged("OBX-2001"));
     assert_eq!(relay.get("/readyz").await.0, 503);
     assert_eq!(relay.stop().await, 0);
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }

@@ -22,8 +22,7 @@ fn event(key: &str, n: i64) -> Event {
 }
 
 async fn drop_without_slot(database: Database) {
-    let slot = database.name.clone();
-    database.drop(&slot).await;
+    database.clear().await;
 }
 
 #[tokio::test]

@@ -157,12 +157,12 @@ impl Database {
         .await;
     }
 
-    /// Drops the slot, when nobody reads it any more, and the database with it.
-    pub async fn drop(self, slot: &str) {
+    /// Drops the database, and the slot that has its name as soon as nobody reads it any more.
+    pub async fn clear(self) {
         let server = connect(&self.server_url).await;
         super::wait::eventually("the slot to be free", super::wait::SOON, || async {
             server
-                .query("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", &[&slot])
+                .query("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", &[&self.name])
                 .await
                 .is_ok()
         })

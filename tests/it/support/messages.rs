@@ -94,8 +94,7 @@ impl Messages {
 
     pub async fn end(self, relay: Relay) {
         assert_eq!(relay.stop().await, 0);
-        let slot = self.database.name.clone();
-        self.database.drop(&slot).await;
+        self.database.clear().await;
     }
 }
 

@@ -166,7 +166,6 @@ impl<O: Outlet> OutletStage<O> {
     }
 
     pub async fn clear(self) {
-        let slot = self.database.name.clone();
-        self.database.drop(&slot).await;
+        self.database.clear().await;
     }
 }

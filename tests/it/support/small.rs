@@ -44,7 +44,6 @@ impl Small {
     }
 
     pub async fn clear(self) {
-        let slot = self.database.name.clone();
-        self.database.drop(&slot).await;
+        self.database.clear().await;
     }
 }

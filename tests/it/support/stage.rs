@@ -115,8 +115,6 @@ impl Stage {
 
     /// Cleans up.
     pub async fn clear(self) {
-        let stage = self.without_oracle().await;
-        let slot = stage.slot();
-        stage.database.drop(&slot).await;
+        self.without_oracle().await.database.clear().await;
     }
 }
