@@ -13,22 +13,12 @@ use crate::support::stage::Stage;
 use crate::support::unique;
 use crate::support::wait::{LATER, SOON, eventually, stays};
 
-const SENT: &str = "SELECT count(*) FROM outbox WHERE status = 'SENT'";
-
 /// A stage whose relay reaches Kafka through a proxy.
 async fn proxied(name: &str, keys: u64) -> (Stage, KafkaProxy, RelayOptions) {
     let stage = Stage::new(name, keys).await;
     let proxy = KafkaProxy::before(&stage.kafka);
     let options = stage.options().set("kafka.bootstrap_servers", &proxy.kafka().servers);
     (stage, proxy, options)
-}
-
-async fn wait_for_sent(stage: &Stage, more: i64) {
-    let before = stage.database.count(SENT).await;
-    eventually(format!("{more} more to be SENT"), SOON, || async {
-        stage.database.count(SENT).await >= before + more
-    })
-    .await;
 }
 
 /// The clean end of a test: everything is SENT, and the relay has nothing left to do.
@@ -72,15 +62,15 @@ async fn f15_a_silent_network_to_kafka_costs_nothing_but_time() {
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for _ in 0..2 {
-        wait_for_sent(&stage, 300).await;
+        stage.database.wait_for_more(300).await;
         proxy.proxy.silence();
         stays("the loop", Duration::from_secs(6), || async { relay.get("/livez").await.0 == 200 })
             .await;
         relay.tells("outbox_relay_lag_seconds").await;
-        let stalled_at = stage.database.count(SENT).await;
+        let stalled_at = stage.database.sent().await;
         proxy.proxy.heal();
         eventually("it to go on", SOON, || async {
-            stage.database.count(SENT).await > stalled_at + 100
+            stage.database.sent().await > stalled_at + 100
         })
         .await;
     }
@@ -113,7 +103,7 @@ async fn f17_a_lost_acknowledgement_repeats_nothing() {
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for round in 0..10 {
-        wait_for_sent(&stage, 100).await;
+        stage.database.wait_for_more(100).await;
         proxy.proxy.order(|orders| orders.answers.frozen = true);
         // More than there are keys: every key has one that nobody answers.
         eventually("requests without an answer", SOON, || async {
@@ -152,12 +142,12 @@ async fn f19_a_producer_that_breaks_is_made_anew() {
     let writing = stage.workload.start(&stage.database);
     let breaks = [code::OUT_OF_ORDER_SEQUENCE, code::UNKNOWN_PRODUCER_ID];
     for (code, appended) in breaks.into_iter().flat_map(|code| [(code, false), (code, true)]) {
-        wait_for_sent(&stage, 200).await;
+        stage.database.wait_for_more(200).await;
         let before = proxy.answered_wrong();
         let wrong = Wrong::refuse("", code).times(1);
         proxy.go_wrong(if appended { wrong.though_appended() } else { wrong });
         eventually("it to break", SOON, || async { proxy.answered_wrong() > before }).await;
-        wait_for_sent(&stage, 200).await;
+        stage.database.wait_for_more(200).await;
     }
     writing.stop().await;
     relay.tells("outbox_producer_fatal_total").await;
@@ -294,7 +284,7 @@ async fn f10_brokers_that_are_restarted_one_by_one_cost_nothing_but_time() {
     let relay = stage.options().start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for (which, in_order) in [(0, true), (1, false), (2, true), (0, false)] {
-        wait_for_sent(&stage, 300).await;
+        stage.database.wait_for_more(300).await;
         if in_order {
             brokers[which].stop().await;
         } else {
@@ -302,11 +292,9 @@ async fn f10_brokers_that_are_restarted_one_by_one_cost_nothing_but_time() {
             relay.tells("outbox_relay_lag_seconds").await;
         }
         // Two in-sync replicas are left, which is enough once the leaders have moved.
-        let before = stage.database.count(SENT).await;
-        eventually("it to go on", LATER, || async {
-            stage.database.count(SENT).await > before + 300
-        })
-        .await;
+        let before = stage.database.sent().await;
+        eventually("it to go on", LATER, || async { stage.database.sent().await > before + 300 })
+            .await;
         brokers[which].start_again().await;
     }
     writing.stop().await;

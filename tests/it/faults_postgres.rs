@@ -15,21 +15,12 @@ use crate::support::wait::{SOON, eventually, until};
 
 /// What an incident may repeat, as configured in these tests.
 const WINDOW: usize = 2_000;
-const SENT: &str = "SELECT count(*) FROM outbox WHERE status = 'SENT'";
 
 async fn stage(server: &TempPostgres, name: &str) -> (Stage, RelayOptions) {
     let database = Database::new_at(&server.url("postgres"), name).await;
     let stage = Stage::at(database, Kafka::shared(), name, 200).await;
     let options = stage.options().set("kafka.in_flight_events", &WINDOW.to_string());
     (stage, options)
-}
-
-async fn wait_for_sent(stage: &Stage, more: i64) {
-    let before = stage.database.count(SENT).await;
-    eventually(format!("{more} more to be SENT"), SOON, || async {
-        stage.database.count(SENT).await >= before + more
-    })
-    .await;
 }
 
 async fn ends_well(stage: &Stage, relay: Relay, duplicates_at_most: usize) {
@@ -49,7 +40,7 @@ async fn f06_a_server_that_crashes_again_and_again_repeats_only_what_was_in_flig
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for mode in [StopMode::Kill, StopMode::Immediate, StopMode::Kill] {
-        wait_for_sent(&stage, 500).await;
+        stage.database.wait_for_more(500).await;
         server.stop(mode);
         server.start_again().unwrap();
         stage.database.reconnect().await;
@@ -70,7 +61,7 @@ async fn f07_a_stream_that_is_ended_again_and_again_goes_on() {
     let writing = stage.workload.start(&stage.database);
     let mut descriptors = 0;
     for round in 0..15 {
-        wait_for_sent(&stage, 200).await;
+        stage.database.wait_for_more(200).await;
         // By then all is open that is opened once; between two sessions it is less.
         if round <= 5 {
             descriptors = descriptors.max(relay.descriptors() + 8);
@@ -101,15 +92,13 @@ async fn f14_a_silent_network_to_postgresql_costs_nothing_but_time() {
     let options = options.set("postgres.url", &proxy.url(&stage.database.url));
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
-    wait_for_sent(&stage, 300).await;
+    stage.database.wait_for_more(300).await;
     proxy.silence();
-    let stalled_at = stage.database.count(SENT).await;
+    let stalled_at = stage.database.sent().await;
     eventually("a moment", SOON, || async { relay.get("/livez").await.0 == 200 }).await;
     proxy.heal();
-    eventually("it to go on", SOON, || async {
-        stage.database.count(SENT).await > stalled_at + 300
-    })
-    .await;
+    eventually("it to go on", SOON, || async { stage.database.sent().await > stalled_at + 300 })
+        .await;
 
     proxy.silence();
     let streams = "SELECT count(*) FROM pg_stat_replication";
@@ -139,7 +128,7 @@ async fn f14_a_connection_that_is_cut_ends_the_session_and_no_more() {
     for (only, cut) in
         connections.into_iter().flat_map(|only| [(only, Cut::Reset), (only, Cut::End)])
     {
-        wait_for_sent(&stage, 300).await;
+        stage.database.wait_for_more(300).await;
         let before = relay.metric("outbox_replication_reconnects_total").await;
         proxy.order(|orders| orders.only = Some(only));
         proxy.cut(cut);
@@ -188,7 +177,7 @@ async fn f17_a_settle_whose_answer_is_lost_repeats_only_what_was_in_flight() {
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for _ in 0..5 {
-        wait_for_sent(&stage, 300).await;
+        stage.database.wait_for_more(300).await;
         proxy.order(|orders| {
             orders.only = Some("outboxd status writer");
             orders.answers.frozen = true;
@@ -229,7 +218,7 @@ async fn f32_a_slot_that_is_dropped_is_a_halt_and_loses_nothing() {
     assert_eq!(code, 0, "{said}");
     let writing = stage.workload.start(&stage.database);
     let relay = options.start_ready().await;
-    wait_for_sent(&stage, 500).await;
+    stage.database.wait_for_more(500).await;
     writing.stop().await;
     // Acknowledged, and not settled at the kill.
     ends_well(&stage, relay, 10_000).await;
@@ -246,9 +235,9 @@ async fn f35_a_role_that_loses_its_right_to_replicate_stops_the_relay_and_loses_
     let options = options.set("postgres.url", &url);
     let mut relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
-    wait_for_sent(&stage, 300).await;
+    stage.database.wait_for_more(300).await;
     stage.database.execute("ALTER ROLE outboxd NOREPLICATION").await;
-    wait_for_sent(&stage, 300).await;
+    stage.database.wait_for_more(300).await;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication";
     stage.database.execute(end).await;
     let code = relay.wait().await.code();
@@ -276,10 +265,10 @@ async fn f31_changes_of_the_table_that_are_not_mapped_stop_nothing() {
         "ALTER TABLE outbox DROP COLUMN renamed",
         "VACUUM FULL outbox",
     ] {
-        wait_for_sent(&stage, 200).await;
+        stage.database.wait_for_more(200).await;
         stage.database.execute(change).await;
     }
-    wait_for_sent(&stage, 200).await;
+    stage.database.wait_for_more(200).await;
     writing.stop().await;
     ends_well(&stage, relay, 2 * WINDOW).await;
 }
@@ -313,7 +302,7 @@ async fn f39_rows_that_cannot_be_seen_yet_are_not_taken_for_deleted() {
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for _ in 0..3 {
-        wait_for_sent(&stage, 200).await;
+        stage.database.wait_for_more(200).await;
         stage.database.execute("ALTER SYSTEM SET synchronous_standby_names = 'nosuch'").await;
         stage.database.execute("SELECT pg_reload_conf()").await;
         let waiting = "SELECT count(*) FROM pg_stat_activity \

@@ -10,22 +10,10 @@ use crate::support::database::Database;
 use crate::support::pg_bin;
 use crate::support::records::Kafka;
 use crate::support::stage::Stage;
-use crate::support::wait::{SOON, eventually, until};
+use crate::support::wait::{SOON, eventually};
 
 /// What a crash may repeat, as configured in these tests.
 const WINDOW: usize = 2_000;
-const SENT: &str = "SELECT count(*) FROM outbox WHERE status = 'SENT'";
-
-/// Lets the relay work for a random while.
-async fn let_it_work(stage: &Stage, dice: &mut fastrand::Rng, at_most: u64) {
-    let deadline = Instant::now() + Duration::from_millis(dice.u64(100..at_most));
-    let enough = stage.database.count(SENT).await + dice.i64(1..5_000);
-    until("some work", SOON, || async {
-        let sent = stage.database.count(SENT).await;
-        (sent >= enough || Instant::now() > deadline).then_some(())
-    })
-    .await;
-}
 
 /// Two hundred kills at random moments; the short form is
 /// `twenty_kills_lose_nothing_and_repeat_at_most_the_window_each`.
@@ -38,7 +26,7 @@ async fn f01_two_hundred_kills_lose_nothing() {
     for round in 0..200 {
         let writing = stage.workload.start(&stage.database);
         let relay = options.start_ready().await;
-        let_it_work(&stage, &mut dice, 1_000).await;
+        stage.database.let_it_work(&mut dice, 1_000).await;
         relay.kill().await;
         writing.stop().await;
         if round % 20 == 0 {
@@ -62,7 +50,7 @@ async fn f03_fifty_stops_repeat_nothing() {
     for _ in 0..50 {
         let writing = stage.workload.start(&stage.database);
         let relay = options.start_ready().await;
-        let_it_work(&stage, &mut dice, 1_000).await;
+        stage.database.let_it_work(&mut dice, 1_000).await;
         assert_eq!(relay.stop().await, 0, "a drained stop says so");
         writing.stop().await;
     }
@@ -84,7 +72,7 @@ async fn f04_of_two_relays_one_works_and_the_other_takes_over() {
     for _ in 0..5 {
         let standby = options.start();
         standby.tells("standby").await;
-        let_it_work(&stage, &mut dice, 500).await;
+        stage.database.let_it_work(&mut dice, 500).await;
         active.kill().await;
         let began = Instant::now();
         eventually("the standby to take over", SOON, || async {
@@ -112,7 +100,7 @@ async fn f05_a_relay_that_freezes_is_replaced_and_its_return_harms_nothing() {
     let standby = options.start();
     standby.wait_for_state("standby").await;
     let writing = stage.workload.start(&stage.database);
-    let_it_work(&stage, &mut fastrand::Rng::with_seed(105), 1_000).await;
+    stage.database.let_it_work(&mut fastrand::Rng::with_seed(105), 1_000).await;
     frozen.signal(Signal::SIGSTOP);
     // The server ends the stream by itself; the sessions that hold the place it does not.
     let gone = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'outboxd'";

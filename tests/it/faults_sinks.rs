@@ -1,7 +1,7 @@
 //! The faults of docs/GUARANTEES.md with Redis and NATS in Kafka's place: nothing is lost, and nothing
 //! comes twice, because both know what they have.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outboxd::demo::{StopMode, TempPostgres};
 
@@ -10,28 +10,7 @@ use crate::support::nats::TempNats;
 use crate::support::outlet::{Outlet, OutletStage};
 use crate::support::pg_bin;
 use crate::support::redis::TempRedis;
-use crate::support::wait::{SOON, eventually, stays, until};
-
-const SENT: &str = "SELECT count(*) FROM outbox WHERE status = 'SENT'";
-
-/// Lets the relay work for a random while.
-async fn let_it_work(database: &Database, dice: &mut fastrand::Rng) {
-    let deadline = Instant::now() + Duration::from_millis(dice.u64(50..700));
-    let enough = database.count(SENT).await + dice.i64(1..5_000);
-    until("some work", SOON, || async {
-        let sent = database.count(SENT).await;
-        (sent >= enough || Instant::now() > deadline).then_some(())
-    })
-    .await;
-}
-
-async fn wait_for_sent(database: &Database, more: i64) {
-    let before = database.count(SENT).await;
-    eventually(format!("{more} more to be SENT"), SOON, || async {
-        database.count(SENT).await >= before + more
-    })
-    .await;
-}
+use crate::support::wait::{SOON, stays, until};
 
 /// Twenty kills, then twenty stops.
 async fn kills_and_stops<O: Outlet>(name: &str) {
@@ -41,12 +20,12 @@ async fn kills_and_stops<O: Outlet>(name: &str) {
     let writing = stage.workload.start(&stage.database);
     for _ in 0..20 {
         let relay = options.start_ready().await;
-        let_it_work(&stage.database, &mut dice).await;
+        stage.database.let_it_work(&mut dice, 700).await;
         relay.kill().await;
     }
     for _ in 0..20 {
         let relay = options.start_ready().await;
-        let_it_work(&stage.database, &mut dice).await;
+        stage.database.let_it_work(&mut dice, 700).await;
         assert_eq!(relay.stop().await, 0, "a drained stop says so");
     }
     writing.stop().await;
@@ -72,12 +51,12 @@ async fn crashes_and_hangs<O: Outlet>(name: &str) {
     let relay = stage.options().start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for _ in 0..3 {
-        wait_for_sent(&stage.database, 300).await;
+        stage.database.wait_for_more(300).await;
         stage.outlet.crash();
         relay.tells("OBX-4001").await;
         stage.outlet.start_again().await;
     }
-    wait_for_sent(&stage.database, 300).await;
+    stage.database.wait_for_more(300).await;
     stage.outlet.freeze(true);
     let database = &stage.database;
     let failed = "SELECT count(*) FROM outbox WHERE status = 'FAILED' OR attempts > 1";
@@ -86,7 +65,7 @@ async fn crashes_and_hangs<O: Outlet>(name: &str) {
     })
     .await;
     stage.outlet.freeze(false);
-    wait_for_sent(&stage.database, 300).await;
+    stage.database.wait_for_more(300).await;
     writing.stop().await;
     stage.check(0).await;
     assert_eq!(stage.database.count(failed).await, 0);
@@ -114,12 +93,12 @@ async fn postgres_crashes_and_loses_the_slot<O: Outlet>(name: &str) {
     let relay = options.start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for mode in [StopMode::Kill, StopMode::Immediate] {
-        wait_for_sent(&stage.database, 200).await;
+        stage.database.wait_for_more(200).await;
         server.stop(mode);
         server.start_again().unwrap();
         stage.database.reconnect().await;
     }
-    wait_for_sent(&stage.database, 200).await;
+    stage.database.wait_for_more(200).await;
     relay.kill().await;
     let drop_slot = format!("SELECT pg_drop_replication_slot('{}')", stage.database.name);
     until("the slot to be free", SOON, || async {
@@ -129,7 +108,7 @@ async fn postgres_crashes_and_loses_the_slot<O: Outlet>(name: &str) {
     let (code, _, said) = options.command_output(&["slot", "recover", "--yes"]);
     assert_eq!(code, 0, "{said}");
     let relay = options.start_sweeping().await;
-    wait_for_sent(&stage.database, 200).await;
+    stage.database.wait_for_more(200).await;
     writing.stop().await;
     stage.check(0).await;
     assert_eq!(relay.stop().await, 0);

@@ -14,13 +14,6 @@ use crate::support::database::Database;
 use crate::support::nats::{Message, TempNats};
 use crate::support::wait::{LATER, SOON, eventually};
 
-async fn wait_for_sent(database: &Database, count: i64) {
-    eventually(format!("{count} to be SENT"), LATER, || async {
-        database.statuses().await.get("SENT").copied() == Some(count)
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn an_event_is_a_message_with_its_id_its_headers_and_its_data() {
     let database = Database::new("nats_message").await;
@@ -36,7 +29,7 @@ async fn an_event_is_a_message_with_its_id_its_headers_and_its_data() {
     for n in 3..=50 {
         database.emit("order", "o-1", "orders.new", &format!("{{\"n\": {n}}}")).await;
     }
-    wait_for_sent(&database, 50).await;
+    database.wait_for_sent(50).await;
     let messages = nats.messages("ORDERS").await;
     assert_eq!(messages.len(), 50);
     let first = &messages[0];
@@ -143,7 +136,7 @@ async fn nothing_is_lost_or_doubled_by_crashes_of_either_side() {
     nats.thaw();
     more(&nats).await;
     let written = writing.stop().await;
-    wait_for_sent(&database, written).await;
+    database.wait_for_sent(written).await;
     assert_kept(&nats.messages("CRASH").await, written);
     assert_eq!(database.count("SELECT count(*) FROM outbox WHERE attempts > 1").await, 0);
     assert_eq!(relay.stop().await, 0);

@@ -1,7 +1,5 @@
 //! What a stop, a kill or a crash leaves behind, and how the next run takes it up.
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 use outboxd::demo::{StopMode, TempPostgres};
 
@@ -12,23 +10,10 @@ use crate::support::pg_bin;
 use crate::support::records::Kafka;
 use crate::support::relay::Relay;
 use crate::support::stage::Stage;
-use crate::support::wait::{LATER, SOON, eventually, until};
+use crate::support::wait::{SOON, eventually};
 
 /// What a crash may repeat, as configured in these tests.
 const WINDOW: usize = 2_000;
-
-/// Lets a relay get to a random place in its work.
-async fn let_it_work(database: &Database, dice: &mut fastrand::Rng) {
-    let before = database.count("SELECT count(*) FROM outbox WHERE status = 'SENT'").await;
-    let more = dice.i64(1..2_000);
-    // Writers and kills race: the target may never be reached when the table is drained.
-    let deadline = std::time::Instant::now() + Duration::from_millis(dice.u64(100..1_500));
-    until("some events to be SENT", LATER, || async {
-        let sent = database.count("SELECT count(*) FROM outbox WHERE status = 'SENT'").await;
-        (sent >= before + more || std::time::Instant::now() > deadline).then_some(())
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn twenty_kills_lose_nothing_and_repeat_at_most_the_window_each() {
@@ -38,7 +23,7 @@ async fn twenty_kills_lose_nothing_and_repeat_at_most_the_window_each() {
     let writing = stage.workload.start(&stage.database);
     for _ in 0..20 {
         let relay = options.start_ready().await;
-        let_it_work(&stage.database, &mut dice).await;
+        stage.database.let_it_work(&mut dice, 1_500).await;
         relay.kill().await;
         stage.nothing_was_confirmed_too_early("after a kill").await;
     }
@@ -58,7 +43,7 @@ async fn twenty_stops_repeat_nothing() {
     let writing = stage.workload.start(&stage.database);
     for _ in 0..20 {
         let relay = options.start_ready().await;
-        let_it_work(&stage.database, &mut dice).await;
+        stage.database.let_it_work(&mut dice, 1_500).await;
         assert_eq!(relay.stop().await, 0, "a drained stop says so");
     }
     writing.stop().await;
@@ -79,7 +64,7 @@ async fn a_crash_of_postgresql_is_survived_in_place() {
     let relay = stage.options().set("kafka.in_flight_events", "2000").start_ready().await;
     let writing = stage.workload.start(&stage.database);
     for mode in [StopMode::Immediate, StopMode::Kill, StopMode::Immediate] {
-        let_it_work(&stage.database, &mut fastrand::Rng::with_seed(3)).await;
+        stage.database.let_it_work(&mut fastrand::Rng::with_seed(3), 1_500).await;
         server.stop(mode);
         eventually("the relay to notice", SOON, || async { relay.get("/readyz").await.0 == 503 })
             .await;

@@ -28,24 +28,17 @@ async fn emit(database: &Database, topic: &str, events: usize) {
     }
 }
 
-async fn wait_for_sent(database: &Database, count: i64) {
-    eventually(format!("{count} to be SENT"), SOON, || async {
-        database.statuses().await.get("SENT") == Some(&count)
-    })
-    .await;
-}
-
 /// While the server is frozen, no more than 5 are read.
 async fn takes_5_at_once(relay: &Relay, freeze: impl Fn(bool), database: &Database, topic: &str) {
     emit(database, topic, 1).await;
-    wait_for_sent(database, 1).await;
+    database.wait_for_sent(1).await;
     freeze(true);
     emit(database, topic, 20).await;
     let in_flight = || async { relay.status().await["in_flight"]["events"].as_u64() };
     eventually("5 in flight", SOON, || async { in_flight().await == Some(5) }).await;
     stays("5 in flight", Duration::from_secs(1), || async { in_flight().await == Some(5) }).await;
     freeze(false);
-    wait_for_sent(database, 21).await;
+    database.wait_for_sent(21).await;
 }
 
 #[tokio::test]
@@ -107,7 +100,7 @@ async fn a_token_for_nats_lies_in_a_file() {
     let options = nats.options(&database).set("nats.token_file", &token);
     let relay = options.start_ready().await;
     emit(&database, "configured", 1).await;
-    wait_for_sent(&database, 1).await;
+    database.wait_for_sent(1).await;
     assert_eq!(relay.stop().await, 0);
     database.clear().await;
 }
@@ -140,7 +133,7 @@ async fn redis_behind_tls_keeps_as_much_as_is_said() {
     let relay = options.set("redis.max_len", "100").set("redis.trim", "force").start_ready().await;
     redis.cli(&["XGROUP", "CREATE", "configured", "readers", "0", "MKSTREAM"]);
     emit(&database, "configured", 500).await;
-    wait_for_sent(&database, 500).await;
+    database.wait_for_sent(500).await;
     let left = redis.ids("configured").len();
     assert!((100..300).contains(&left), "{left}");
     assert_eq!(relay.stop().await, 0);
@@ -161,7 +154,7 @@ async fn a_sentinel_leads_to_redis() {
     let options = options.set("redis.url", &sentinel.url()).set("redis.topology", "sentinel");
     let relay = options.set("redis.sentinel_master", "main").start_ready().await;
     emit(&database, "configured", 1).await;
-    wait_for_sent(&database, 1).await;
+    database.wait_for_sent(1).await;
     assert_eq!(redis.ids("configured").len(), 1);
     assert_eq!(relay.stop().await, 0);
     database.clear().await;

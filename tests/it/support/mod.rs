@@ -15,6 +15,7 @@ pub mod messages;
 pub mod nats;
 pub mod oracle;
 pub mod outlet;
+pub mod progress;
 pub mod prometheus;
 pub mod proxy;
 pub mod records;

@@ -27,6 +27,27 @@ pub trait Outlet {
     fn freeze(&self, is_frozen: bool);
 }
 
+/// A record as Kafka would have it, where a topic is one partition.
+fn record<'a>(
+    topic: &str,
+    offset: usize,
+    key: Option<Vec<u8>>,
+    headers: impl Iterator<Item = (&'a String, &'a String)>,
+    value: Option<Vec<u8>>,
+) -> Record {
+    let header =
+        |(name, value): (&String, &String)| (name.clone(), Some(value.clone().into_bytes()));
+    Record {
+        topic: topic.to_owned(),
+        partition: 0,
+        offset: i64::try_from(offset).unwrap(),
+        key,
+        headers: headers.map(header).collect(),
+        value,
+        timestamp: 0,
+    }
+}
+
 impl Outlet for TempRedis {
     async fn durable() -> Self {
         Self::start(&["--appendonly", "yes", "--appendfsync", "always"]).await
@@ -49,17 +70,8 @@ impl Outlet for TempRedis {
                 };
                 let of_ours = ["key", "data"];
                 let headers = fields.iter().filter(|(name, _)| !of_ours.contains(&&**name));
-                let headers =
-                    headers.map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())));
-                records.push(Record {
-                    topic: topic.clone(),
-                    partition: 0,
-                    offset: i64::try_from(offset).unwrap(),
-                    key: take("key"),
-                    headers: headers.collect(),
-                    value: take("data"),
-                    timestamp: 0,
-                });
+                let headers = headers.map(|(name, value)| (name, value));
+                records.push(record(topic, offset, take("key"), headers, take("data")));
             }
         }
         records
@@ -97,18 +109,9 @@ impl Outlet for TempNats {
         let mut records = Vec::new();
         for topic in topics {
             for (offset, message) in self.messages(topic).await.into_iter().enumerate() {
+                let key = message.header("key").map(|key| key.as_bytes().to_vec());
                 let headers = message.headers.iter();
-                let headers =
-                    headers.map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())));
-                records.push(Record {
-                    topic: message.subject.clone(),
-                    partition: 0,
-                    offset: i64::try_from(offset).unwrap(),
-                    key: message.header("key").map(|key| key.as_bytes().to_vec()),
-                    headers: headers.collect(),
-                    value: Some(message.data),
-                    timestamp: 0,
-                });
+                records.push(record(&message.subject, offset, key, headers, Some(message.data)));
             }
         }
         records

@@ -4,7 +4,6 @@ use super::database::Database;
 use super::records::Kafka;
 use super::relay::RelayOptions;
 use super::unique;
-use super::wait::{SOON, eventually};
 
 /// Everything of a test with single events but the relay.
 pub struct Small {
@@ -37,10 +36,7 @@ impl Small {
     }
 
     pub async fn wait_for_sent(&self, count: i64) {
-        eventually(format!("{count} to be SENT"), SOON, || async {
-            self.database.statuses().await.get("SENT").copied().unwrap_or(0) == count
-        })
-        .await;
+        self.database.wait_for_sent(count).await;
     }
 
     pub async fn clear(self) {
