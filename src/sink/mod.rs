@@ -11,6 +11,7 @@ mod kafka;
 pub(crate) mod memory;
 pub mod nats;
 pub mod redis;
+mod signal;
 
 pub use any::AnySink;
 pub use config::SinkConfig;

@@ -23,7 +23,6 @@ pub(super) use size::batch_bytes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
@@ -237,8 +236,7 @@ impl Sink for KafkaSink {
     }
 
     fn take(&mut self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>) {
-        // First the flag: what comes after it wakes us again.
-        self.mailbox.is_signalled.store(false, Ordering::Release);
+        self.mailbox.signal.reset();
         let is_suspect = {
             let mut content = self.mailbox.content();
             delivered.append(&mut content.delivered);
@@ -253,7 +251,7 @@ impl Sink for KafkaSink {
     }
 
     async fn reported(&self) {
-        self.mailbox.signal.notified().await;
+        self.mailbox.signal.given().await;
     }
 
     async fn close(self) {

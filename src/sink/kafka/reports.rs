@@ -1,6 +1,5 @@
 //! What librdkafka reports, on its threads, becomes what the relay takes in, on its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,18 +9,17 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
-use tokio::sync::Notify;
 
 use super::{NoContact, Parcel, Report, SinkError};
 use crate::ack::Seq;
 use crate::outbox::HeaderList;
+use crate::sink::signal::Signal;
 
 /// Reports from librdkafka's threads to the relay's.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     content: Mutex<Content>,
-    pub(super) is_signalled: AtomicBool,
-    pub(super) signal: Notify,
+    pub(super) signal: Signal,
 }
 
 #[derive(Debug, Default)]
@@ -47,12 +45,12 @@ impl Mailbox {
 
     fn deliver(&self, seq: Seq) {
         self.content().delivered.push(seq);
-        self.wake();
+        self.signal.give();
     }
 
     pub(super) fn report(&self, report: Report) {
         self.content().reports.push(report);
-        self.wake();
+        self.signal.give();
     }
 
     /// Takes in an error of a connection, of whichever client.
@@ -86,14 +84,7 @@ impl Mailbox {
 
     fn suspect(&self) {
         self.content().is_suspect = true;
-        self.wake();
-    }
-
-    /// Once per round of reports: waking is dearer than the report.
-    fn wake(&self) {
-        if !self.is_signalled.swap(true, Ordering::AcqRel) {
-            self.signal.notify_one();
-        }
+        self.signal.give();
     }
 }
 
