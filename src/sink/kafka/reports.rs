@@ -55,7 +55,7 @@ impl Mailbox {
 
     /// Takes in an error of a connection, of whichever client.
     pub(super) fn connection_failed(&self, error: &KafkaError, reason: &str) {
-        match NoContact::of(error.rdkafka_error_code(), reason) {
+        match no_contact(error.rdkafka_error_code(), reason) {
             NoContact::Unreachable(reason) => self.content().trouble = Some(reason),
             refusal => {
                 self.content().refusal = Some((Instant::now(), refusal.clone()));
@@ -160,6 +160,20 @@ fn parcel(message: &BorrowedMessage<'_>) -> Parcel {
         value: message.payload().map(Into::into),
         // Whoever sends it again knows; here everything has one.
         timestamp: None,
+    }
+}
+
+/// What an error of a connection says of who can mend it.
+pub(super) fn no_contact(code: Option<RDKafkaErrorCode>, reason: &str) -> NoContact {
+    use RDKafkaErrorCode::{Authentication, SSL, SaslAuthenticationFailed};
+    // A peer that hangs up is a transport error, whatever it hangs up in the middle of. With TLS 1.3
+    // a broker refuses our certificate only after the handshake: then an alert breaks the connection.
+    let in_handshake = reason.contains("SSL handshake failed") || reason.contains("SSL alert");
+    match code {
+        _ if in_handshake => NoContact::Tls(reason.to_owned()),
+        Some(SSL) => NoContact::Tls(reason.to_owned()),
+        Some(Authentication | SaslAuthenticationFailed) => NoContact::Login(reason.to_owned()),
+        _ => NoContact::Unreachable(reason.to_owned()),
     }
 }
 

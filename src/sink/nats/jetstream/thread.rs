@@ -179,7 +179,7 @@ impl Worker {
         self.mailbox.report(match question {
             Question::Subject(name) => Report::Topic {
                 name,
-                result: Err(SinkError::Unavailable(text(&reason).to_owned())),
+                result: Err(SinkError::Unavailable(reason.text().to_owned())),
             },
             Question::Reachable => Report::Reachable(Err(reason)),
         });
@@ -204,15 +204,5 @@ impl Worker {
     pub(super) fn tell_reach(&self) {
         let reach = self.reach.clone().unwrap_or(Ok(()));
         self.mailbox.report(Report::Reachable(reach));
-    }
-}
-
-/// A reason in words.
-pub(super) fn text(reason: &NoContact) -> &str {
-    match reason {
-        NoContact::Config(text)
-        | NoContact::Tls(text)
-        | NoContact::Login(text)
-        | NoContact::Unreachable(text) => text,
     }
 }

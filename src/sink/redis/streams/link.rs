@@ -123,13 +123,7 @@ pub(super) fn silent(host: &Host) -> NoContact {
 
 /// Says where that was.
 pub(super) fn of_host(host: &Host, reason: NoContact) -> NoContact {
-    let at = |text: String| format!("{host}: {text}");
-    match reason {
-        NoContact::Config(text) => NoContact::Config(at(text)),
-        NoContact::Tls(text) => NoContact::Tls(at(text)),
-        NoContact::Login(text) => NoContact::Login(at(text)),
-        NoContact::Unreachable(text) => NoContact::Unreachable(at(text)),
-    }
+    reason.map(|text| format!("{host}: {text}"))
 }
 
 /// Sends commands at once; an error of one is its answer.

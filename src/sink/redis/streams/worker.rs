@@ -217,7 +217,7 @@ impl Worker {
     fn unanswered(&mut self, question: Question, reason: &NoContact) {
         match question {
             Question::Stream { name, .. } => {
-                let reason = SinkError::Unavailable(text_of(reason).to_owned());
+                let reason = SinkError::Unavailable(reason.text().to_owned());
                 self.shared.report(topic(&name, Err(reason)));
             }
             Question::Reachable => {
@@ -338,13 +338,4 @@ impl Refusing {
 
 fn topic(name: &str, result: Result<TopicInfo, SinkError>) -> Report {
     Report::Topic { name: name.to_owned(), result }
-}
-
-fn text_of(reason: &NoContact) -> &str {
-    match reason {
-        NoContact::Config(text)
-        | NoContact::Tls(text)
-        | NoContact::Login(text)
-        | NoContact::Unreachable(text) => text,
-    }
 }
