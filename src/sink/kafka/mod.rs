@@ -32,7 +32,8 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer
 use rdkafka::types::{RDKafkaConfRes, RDKafkaErrorCode};
 
 use super::{
-    KnownTopics, NoContact, Parcel, Record, Report, SendError, Sink, SinkError, SinkName, TopicInfo,
+    HELD_ON_THE_WAY, KnownTopics, NoContact, Parcel, Record, Report, SendError, Sink, SinkError,
+    SinkName, TopicInfo,
 };
 use crate::ack::Seq;
 use reports::{Context, Mailbox, classify};
@@ -70,13 +71,14 @@ impl KafkaSink {
         let reader = TopicReader::start(base.clone(), answers, Arc::clone(&mailbox))
             .map_err(|error| error.to_string())?;
         let mut config = base;
+        let events = kafka.in_flight_events + HELD_ON_THE_WAY;
         let kilobytes = kafka.in_flight_bytes / 1024 + LARGEST_RECORD as u64 / 1024;
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", "0")
             .set("message.max.bytes", LARGEST_RECORD.to_string())
-            .set("queue.buffering.max.messages", (kafka.in_flight_events + 1000).to_string())
+            .set("queue.buffering.max.messages", events.to_string())
             .set("queue.buffering.max.kbytes", kilobytes.min(2_097_151).to_string())
             .set("batch.num.messages", "10000")
             // A topic that vanishes is told by its own look-up, not after half a minute.

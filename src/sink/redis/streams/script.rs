@@ -9,12 +9,10 @@ use redis::{Cmd, Value};
 
 use super::batch::{Batch, Kept};
 use super::errors::{Refusal, classify};
-use crate::sink::{Durability, RedisConfig, Trim};
+use crate::sink::{Durability, HELD_ON_THE_WAY, RedisConfig, Trim};
 
 /// What a call carries out.
 pub(super) const ADD: &str = include_str!("add.lua");
-/// What can be under way beside the events of the window: those that were held.
-const HELD: usize = 1000;
 /// As many fields as Lua takes at once, and some to spare.
 pub(super) const MAX_HEADERS: usize = 3000;
 
@@ -29,7 +27,7 @@ pub(super) struct Terms {
 impl Terms {
     /// Of what a crash repeats, twice is remembered: the last of a set, and all of the one before.
     pub(super) fn of(config: &RedisConfig) -> Self {
-        let remembered = 2 * (config.in_flight_events + HELD);
+        let remembered = 2 * (config.in_flight_events + HELD_ON_THE_WAY);
         Self { remembered, max_len: config.max_len, trim: config.trim }
     }
 }
