@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("ack", &["lsn"]),
     // Edges.
     ("postgres", &["lsn", "names", "outbox", "pgoutput"]),
-    ("sink", &["ack", "lsn", "names", "outbox"]),
+    ("sink", &["ack", "lsn", "names", "outbox", "retry"]),
     ("status", &["ack", "failpoint", "failure", "lsn", "outbox", "postgres", "sink"]),
     // For services: nothing of the relay, which they may leave out.
     ("inbox", &[]),
