@@ -10,7 +10,7 @@ use super::secrets::Whose;
 use super::settings::Settings;
 use crate::ack::Limits;
 use crate::names::TopicNames;
-use crate::sink::SinkConfig;
+use crate::sink::{SinkConfig, hosts_of};
 
 /// The sink, if it can be used at all, and what may be in flight.
 pub(super) fn sink(settings: &mut Settings, relay_id: &str) -> (Option<SinkConfig>, Limits) {
@@ -96,10 +96,7 @@ pub(super) fn pair(settings: &mut Settings, section: &str, cert: bool, key: bool
 
 /// Whether all of these `host:port`, with or without a scheme and a login, are on this machine.
 pub(super) fn are_loopback(servers: &str) -> bool {
-    servers.split(',').all(|server| {
-        let host = server.trim().rsplit_once("//").map_or(server.trim(), |(_, host)| host);
-        let host = host.split(['/', '?']).next().unwrap_or_default();
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    hosts_of(servers).split(',').all(|host| {
         let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
         let host = host.trim_matches(['[', ']']);
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -67,7 +67,7 @@ impl SinkName {
 }
 
 /// Hosts and ports of an address of several servers, without anything that could be a secret.
-fn hosts_of(url: &str) -> String {
+pub(crate) fn hosts_of(url: &str) -> String {
     let host = |part: &str| {
         let rest = part.split_once("://").map_or(part, |(_, rest)| rest);
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
