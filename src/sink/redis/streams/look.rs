@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
 use super::address::Host;
-use super::link::{Access, ask, line, setting, text, value_of, version};
+use super::link::{Access, ask, has_waitaof, line, setting, text, value_of, version};
 use super::route::{ask_slots, connect};
 use super::script::{Keys, slot};
 use super::worker::{judge, questions};
@@ -60,6 +60,11 @@ impl ServerFacts {
     /// A setting.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.settings.get(name).map(String::as_str)
+    }
+
+    /// Whether it says when something is on disk.
+    pub fn has_waitaof(&self) -> bool {
+        has_waitaof(self.version)
     }
 
     /// A setting that is a number.
