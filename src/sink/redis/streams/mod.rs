@@ -22,7 +22,7 @@ mod stream;
 mod troubles;
 mod worker;
 
-pub use look::{RedisFacts, ServerFacts, StreamFacts, look};
+pub use look::{RedisFacts, ServerFacts, look};
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 
 use super::batch::{Batch, Kept};
 use super::errors::{Refusal, classify};
-use crate::sink::{Durability, HELD_ON_THE_WAY, RedisConfig, Trim};
+use crate::sink::{Durability, HELD_ON_THE_WAY, RedisConfig, SinkError, Trim};
 
 /// What a call carries out.
 pub(super) const ADD: &str = include_str!("add.lua");
@@ -52,8 +52,14 @@ impl Keys {
     }
 
     /// Whether one node of a cluster has them all. A name with an odd brace has no such neighbours.
-    pub(super) fn are_together(&self) -> bool {
+    fn are_together(&self) -> bool {
         slot(&self.stream) == slot(&self.state)
+    }
+
+    /// Why a cluster has no place for them, if it has none.
+    pub(super) fn misplaced(&self) -> Option<SinkError> {
+        let reason = || "a brace in its name keeps it from a place in a cluster".to_owned();
+        (!self.are_together()).then(|| SinkError::WrongTopic(reason()))
     }
 }
 
