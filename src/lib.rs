@@ -15,6 +15,7 @@
 //! | | `metrics` | every metric, named once |
 //! | | `failpoint` | where tests let the process die |
 //! | | [`names`] | names of tables and topics |
+//! | | `certificates` | certificates in files |
 //! | | `shutdown` | being told to stop |
 //! | pure | [`pgoutput`] | replication messages: bytes in, transactions out |
 //! | | `outbox` | rows become envelopes: column and status maps, routing, formats |
@@ -44,6 +45,8 @@ pub mod ack;
 pub mod admin;
 #[cfg(feature = "relay")]
 pub mod built;
+#[cfg(feature = "relay")]
+mod certificates;
 #[cfg(feature = "relay")]
 pub mod cli;
 #[cfg(feature = "relay")]

@@ -145,6 +145,20 @@ impl TopicNames {
     }
 }
 
+impl TopicNames {
+    /// What a name has to be, in words.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Kafka => "1 to 249 of A-Z a-z 0-9 . _ -",
+            Self::Redis => "1 to 512 bytes of text, without control characters",
+            Self::Nats => {
+                "1 to 249 of visible ASCII, without * and >, no $ in front, and something on either side \
+                 of each dot"
+            }
+        }
+    }
+}
+
 impl fmt::Display for TopicNames {
     /// Who it is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

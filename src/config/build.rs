@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 
 use super::secrets::Whose;
 use super::settings::Settings;
-use super::sink::{self, sink};
+use super::sink::sink;
 use super::{AdminConfig, Config, LogConfig, LogFormat, Token, events};
 use crate::ack::Limits;
-use crate::names::Intake;
-use crate::names::TopicNames;
+use crate::names::{Intake, TopicNames};
 use crate::outbox::columns::Field;
 use crate::outbox::status::{Mode, StatusColumn, StatusConfig};
 use crate::postgres::{Server, TableName, is_slot_name};
@@ -76,8 +75,7 @@ fn relay(settings: &mut Settings) -> Option<RelayConfig> {
     let server = server(settings);
     let database = server.as_ref().map_or("", |server| &server.database);
     // Relays of other databases can have the same name, and share a stream.
-    let (sink, limits) = sink(settings, &format!("{id}:{database}"));
-    let names = sink::names(settings);
+    let (sink, names, limits) = sink(settings, &format!("{id}:{database}"));
     let settle = SettleConfig {
         batch: settings.number("outbox.status.batch"),
         interval: settings.duration("outbox.status.interval"),

@@ -15,17 +15,13 @@ const IN_A_FILE: &str = "_file";
 /// Properties that name a file which librdkafka reads.
 const LOCATION: &str = ".location";
 
-pub(super) fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
+pub(super) fn kafka(settings: &mut Settings, limits: Limits) -> KafkaConfig {
     let bootstrap_servers = settings.text("kafka.bootstrap_servers");
     if bootstrap_servers.trim().is_empty() {
         settings.problem("kafka.bootstrap_servers: expected host:port of at least one broker");
     }
     let properties = properties(settings);
     warn_of_listeners(settings, &bootstrap_servers, &properties);
-    let events = usize::try_from(settings.number("kafka.in_flight_events")).unwrap_or(usize::MAX);
-    let bytes = settings.size("kafka.in_flight_bytes");
-    let per_key = settings.number("kafka.max_in_flight_per_key");
-    let limits = Limits { events, bytes, per_key: u32::try_from(per_key).unwrap_or(u32::MAX) };
     let create = settings.boolean("kafka.create_topics");
     let shape = TopicShape {
         partitions: i32::try_from(settings.integer("kafka.partitions")).unwrap_or(i32::MAX),
@@ -34,15 +30,14 @@ pub(super) fn kafka(settings: &mut Settings) -> (KafkaConfig, Limits) {
     if shape.replication == 0 {
         settings.problem("kafka.replication: expected -1 for the brokers' default, or at least 1");
     }
-    let kafka = KafkaConfig {
+    KafkaConfig {
         bootstrap_servers,
         properties,
-        in_flight_events: events,
-        in_flight_bytes: bytes,
+        in_flight_events: limits.events,
+        in_flight_bytes: limits.bytes,
         ask_limits: true,
         create_topics: create.then_some(shape),
-    };
-    (kafka, limits)
+    }
 }
 
 /// Those of the configuration, over which those of the file go.

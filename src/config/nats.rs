@@ -1,10 +1,11 @@
 //! Settings of NATS JetStream.
 
 use super::settings::Settings;
-use super::sink::{are_loopback, file, optional, pair, schemes, secret};
+use super::sink::{are_loopback, file, optional, schemes, secret, tls_files};
+use crate::ack::Limits;
 use crate::sink::{NatsConfig, StreamShape};
 
-pub(super) fn nats(settings: &mut Settings) -> Option<NatsConfig> {
+pub(super) fn nats(settings: &mut Settings, limits: Limits) -> Option<NatsConfig> {
     let url = secret(settings, "nats.url").unwrap_or_default();
     let schemes = match schemes(&url, &["nats", "tls"]) {
         Ok(schemes) => schemes,
@@ -29,12 +30,7 @@ pub(super) fn nats(settings: &mut Settings) -> Option<NatsConfig> {
     if password.is_some() && user.is_none() {
         settings.problem("nats.password needs nats.user");
     }
-    let (tls_ca, tls_cert, tls_key) = (
-        file(settings, "nats.tls_ca"),
-        file(settings, "nats.tls_cert"),
-        file(settings, "nats.tls_key"),
-    );
-    pair(settings, "nats", tls_cert.is_some(), tls_key.is_some());
+    let [tls_ca, tls_cert, tls_key] = tls_files(settings, "nats");
     let has_secret = password.is_some() || token.is_some() || url.contains('@');
     // With a CA there is TLS in any case.
     if is_plain && tls_ca.is_none() && has_secret && !are_loopback(&url) {
@@ -49,7 +45,6 @@ pub(super) fn nats(settings: &mut Settings) -> Option<NatsConfig> {
     if shape.duplicate_window.is_zero() {
         settings.problem("nats.duplicate_window: expected more than 0s");
     }
-    let events = settings.number("nats.in_flight_events");
     Some(NatsConfig {
         user,
         password,
@@ -60,8 +55,8 @@ pub(super) fn nats(settings: &mut Settings) -> Option<NatsConfig> {
         tls_key,
         stream: optional(settings, "nats.stream"),
         create_streams: create.then_some(shape),
-        in_flight_events: usize::try_from(events).unwrap_or(usize::MAX),
-        in_flight_bytes: settings.size("nats.in_flight_bytes"),
+        in_flight_events: limits.events,
+        in_flight_bytes: limits.bytes,
         url,
     })
 }

@@ -1,10 +1,15 @@
 //! Settings of Redis Streams.
 
 use super::settings::Settings;
-use super::sink::{are_loopback, file, optional, pair, schemes, secret};
+use super::sink::{are_loopback, optional, schemes, secret, tls_files};
+use crate::ack::Limits;
 use crate::sink::{Durability, RedisConfig, Topology, Trim};
 
-pub(super) fn redis(settings: &mut Settings, relay_id: &str) -> Option<RedisConfig> {
+pub(super) fn redis(
+    settings: &mut Settings,
+    relay_id: &str,
+    limits: Limits,
+) -> Option<RedisConfig> {
     let url = secret(settings, "redis.url").unwrap_or_default();
     let schemes = match schemes(&url, &["redis", "rediss"]) {
         Ok(schemes) => schemes,
@@ -33,12 +38,7 @@ pub(super) fn redis(settings: &mut Settings, relay_id: &str) -> Option<RedisConf
             "redis.url: several servers need redis.topology = \"cluster\" or \"sentinel\"",
         );
     }
-    let (tls_ca, tls_cert, tls_key) = (
-        file(settings, "redis.tls_ca"),
-        file(settings, "redis.tls_cert"),
-        file(settings, "redis.tls_key"),
-    );
-    pair(settings, "redis", tls_cert.is_some(), tls_key.is_some());
+    let [tls_ca, tls_cert, tls_key] = tls_files(settings, "redis");
     if is_plain && (tls_ca.is_some() || tls_cert.is_some()) {
         settings.problem("redis.tls_ca, redis.tls_cert: TLS needs rediss:// in redis.url");
     }
@@ -47,7 +47,6 @@ pub(super) fn redis(settings: &mut Settings, relay_id: &str) -> Option<RedisConf
         "force" => Trim::Force,
         _ => Trim::Read,
     };
-    let events = settings.number("redis.in_flight_events");
     Some(RedisConfig {
         relay_id: relay_id.to_owned(),
         username,
@@ -59,8 +58,8 @@ pub(super) fn redis(settings: &mut Settings, relay_id: &str) -> Option<RedisConf
         durability,
         max_len: settings.number("redis.max_len"),
         trim,
-        in_flight_events: usize::try_from(events).unwrap_or(usize::MAX),
-        in_flight_bytes: settings.size("redis.in_flight_bytes"),
+        in_flight_events: limits.events,
+        in_flight_bytes: limits.bytes,
         url,
     })
 }

@@ -10,36 +10,33 @@ use super::secrets::Whose;
 use super::settings::Settings;
 use crate::ack::Limits;
 use crate::names::TopicNames;
-use crate::sink::SinkConfig;
+use crate::sink::{SinkConfig, hosts_of};
 
-/// The sink, if it can be used at all, and what may be in flight.
-pub(super) fn sink(settings: &mut Settings, relay_id: &str) -> (Option<SinkConfig>, Limits) {
+/// The sink, if it can be used at all, what topics can be called there, and what may be in flight.
+pub(super) fn sink(
+    settings: &mut Settings,
+    relay_id: &str,
+) -> (Option<SinkConfig>, TopicNames, Limits) {
     match settings.choice("sink.kind").as_str() {
         "redis" => {
-            let config = built(settings, "redis", cfg!(feature = "redis"))
-                .then(|| redis(settings, relay_id))
-                .flatten();
             // The sink itself keeps the order of all that is on its way.
-            (config.map(SinkConfig::Redis), limits(settings, "redis", u32::MAX))
+            let limits = limits(settings, "redis", u32::MAX);
+            let is_built = built(settings, "redis", cfg!(feature = "redis"));
+            let config = is_built.then(|| redis(settings, relay_id, limits)).flatten();
+            (config.map(SinkConfig::Redis), TopicNames::Redis, limits)
         }
         "nats" => {
-            let config =
-                built(settings, "nats", cfg!(feature = "nats")).then(|| nats(settings)).flatten();
-            (config.map(SinkConfig::Nats), limits(settings, "nats", 1))
+            let limits = limits(settings, "nats", 1);
+            let is_built = built(settings, "nats", cfg!(feature = "nats"));
+            let config = is_built.then(|| nats(settings, limits)).flatten();
+            (config.map(SinkConfig::Nats), TopicNames::Nats, limits)
         }
         _ => {
-            let (config, limits) = kafka(settings);
-            (Some(SinkConfig::Kafka(config)), limits)
+            let per_key = settings.number("kafka.max_in_flight_per_key");
+            let per_key = u32::try_from(per_key).unwrap_or(u32::MAX);
+            let limits = limits(settings, "kafka", per_key);
+            (Some(SinkConfig::Kafka(kafka(settings, limits))), TopicNames::Kafka, limits)
         }
-    }
-}
-
-/// What topics can be called there.
-pub(super) fn names(settings: &mut Settings) -> TopicNames {
-    match settings.choice("sink.kind").as_str() {
-        "redis" => TopicNames::Redis,
-        "nats" => TopicNames::Nats,
-        _ => TopicNames::Kafka,
     }
 }
 
@@ -87,19 +84,20 @@ pub(super) fn secret(settings: &mut Settings, key: &str) -> Option<String> {
     Some(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Certificate and key come together.
-pub(super) fn pair(settings: &mut Settings, section: &str, cert: bool, key: bool) {
-    if cert != key {
+/// The files of TLS: `tls_ca`, `tls_cert` and `tls_key`. Certificate and key come together.
+pub(super) fn tls_files(settings: &mut Settings, section: &str) -> [Option<PathBuf>; 3] {
+    let names = ["tls_ca", "tls_cert", "tls_key"];
+    let files = names.map(|name| file(settings, &format!("{section}.{name}")));
+    let [_, cert, key] = &files;
+    if cert.is_some() != key.is_some() {
         settings.problem(format!("{section}.tls_cert and {section}.tls_key: only both of them"));
     }
+    files
 }
 
 /// Whether all of these `host:port`, with or without a scheme and a login, are on this machine.
 pub(super) fn are_loopback(servers: &str) -> bool {
-    servers.split(',').all(|server| {
-        let host = server.trim().rsplit_once("//").map_or(server.trim(), |(_, host)| host);
-        let host = host.split(['/', '?']).next().unwrap_or_default();
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    hosts_of(servers).split(',').all(|host| {
         let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
         let host = host.trim_matches(['[', ']']);
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

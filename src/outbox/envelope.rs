@@ -64,7 +64,7 @@ pub struct Envelope<'a> {
     pub event_type: Option<Cow<'a, str>>,
     /// What else identifies it, for the log.
     pub dedup_key: Option<Cow<'a, str>>,
-    /// The topic, a name that Kafka takes.
+    /// The topic, a name that the sink takes.
     pub topic: &'a str,
     /// The record's key; what orders.
     pub key: Option<Cow<'a, str>>,

@@ -59,8 +59,8 @@ pub enum MapError {
     #[error("the id, type or subject is empty or has characters that no CloudEvent may have")]
     BadAttribute,
     /// A name that the sink does not take.
-    #[error("the topic is not a name that Kafka takes: 1 to 249 of A-Z a-z 0-9 . _ -")]
-    BadTopic,
+    #[error("the topic is not a name that {0} takes: {rule}", rule = .0.rule())]
+    BadTopic(TopicNames),
     /// Text that is not UTF-8.
     #[error("a value is not UTF-8")]
     NotUtf8,

@@ -393,7 +393,9 @@ fn a_misfit_says_everything_that_can_be_read() {
 fn a_topic_that_kafka_would_not_take_is_found_at_once() {
     let named = |topic| Table::ours().with("topic", Some(topic));
     for bad in ["a b", "..", "ü"] {
-        misfit(&named(bad), MapError::BadTopic, |misfit| assert_eq!(misfit.topic, None, "{bad}"));
+        misfit(&named(bad), MapError::BadTopic(TopicNames::Kafka), |misfit| {
+            assert_eq!(misfit.topic, None, "{bad}")
+        });
     }
     let values = |topic: &'static str| -> Vec<_> {
         let columns = named(topic).columns;

@@ -28,6 +28,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::Error;
+use crate::certificates;
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Tls {
         let Some((cert, key)) = &self.identity else {
             return Ok(builder.with_no_client_auth());
         };
-        let chain = read_certificates("sslcert", cert)?;
+        let chain = certificates::read("sslcert", cert)?;
         let private = read_key(key).map_err(|why| format!("sslkey {}: {why}", key.display()))?;
         builder
             .with_client_auth_cert(chain, private)
@@ -111,22 +112,12 @@ impl Tls {
         let path = self.roots.as_deref().ok_or(
             "the system has no certificates of authorities: set sslrootcert in postgres.url",
         )?;
-        let certificates = read_certificates("sslrootcert", path)?;
+        let certificates = certificates::read("sslrootcert", path)?;
         let mut authorities = RootCertStore::empty();
         match authorities.add_parsable_certificates(certificates.iter().cloned()) {
             (0, _) => Err(format!("sslrootcert {}: no certificate is readable", path.display())),
             _ => Ok(Roots { authorities, certificates }),
         }
-    }
-}
-
-fn read_certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("{parameter} {}: {error}", path.display());
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(certificates) if certificates.is_empty() => Err(wrong(&"no certificate in it")),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(wrong(&error)),
     }
 }
 

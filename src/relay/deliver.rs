@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::disposition::{Fate, RecordFate, of_sink};
-use super::held::{AHEAD, BYTES_ON_THE_WAY, EVENTS_ON_THE_WAY, HeldWay, Known, Stage};
+use super::held::{AHEAD, BYTES_ON_THE_WAY, HeldWay, Known, Stage};
 use super::publish::Publisher;
 use super::report::AGAIN_AFTER;
 use super::topics::TopicId;
@@ -15,7 +15,7 @@ use crate::ack::{Moment, Ordinal};
 use crate::failpoint;
 use crate::failure::{Code, Failure};
 use crate::outbox::{HeaderList, Placement};
-use crate::sink::{EventRef, Record, SendError, Sink, SinkError};
+use crate::sink::{EventRef, HELD_ON_THE_WAY, Record, SendError, Sink, SinkError};
 use crate::status::{Became, Change, HeldBody, Hold, Reason};
 
 impl<T> HeldWay<T> {
@@ -74,10 +74,10 @@ impl<T> HeldWay<T> {
     /// Loads an event ahead of its turn, if it is a small one that was never tried.
     fn load(&mut self, ordinal: Ordinal) {
         let is_plain = self.events.get(&ordinal).is_some_and(|known| {
-            known.hold.attempts == 0 && known.bytes < BYTES_ON_THE_WAY / EVENTS_ON_THE_WAY as u64
+            known.hold.attempts == 0 && known.bytes < BYTES_ON_THE_WAY / HELD_ON_THE_WAY as u64
         });
         let is_new = !self.bodies.contains_key(&ordinal) && !self.loading.contains(&ordinal);
-        if is_plain && is_new && self.bodies.len() < EVENTS_ON_THE_WAY {
+        if is_plain && is_new && self.bodies.len() < HELD_ON_THE_WAY {
             self.loading.insert(ordinal);
             self.to_load.push_back(ordinal);
         }

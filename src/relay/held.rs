@@ -23,12 +23,11 @@ use crate::ack::{HeldLanes, Lane, Moment, Ordinal};
 use crate::failure::Failure;
 use crate::metrics::Meters;
 use crate::outbox::TopicNames;
-use crate::sink::Sink;
+use crate::sink::{HELD_ON_THE_WAY, Sink};
 use crate::status::{Change, HeldBody, HeldEntry, Hold, Reason, Request};
 
-/// The most held events that are on their way at once, from being loaded to being redeemed.
-pub(super) const EVENTS_ON_THE_WAY: usize = 1000;
-/// Their bytes; one may be larger.
+/// The bytes of the held events that are on their way at once, from being loaded to being redeemed; one
+/// may be larger.
 pub(super) const BYTES_ON_THE_WAY: u64 = 8 << 20;
 /// Events of one lane that are loaded ahead of their turn.
 pub(super) const AHEAD: usize = 32;
@@ -153,7 +152,7 @@ impl<T> HeldWay<T> {
             loading: HashSet::new(),
             ready: VecDeque::new(),
             standing: HashMap::new(),
-            room: EVENTS_ON_THE_WAY.min(in_flight),
+            room: HELD_ON_THE_WAY.min(in_flight),
             on_the_way: 0,
             bytes_on_the_way: 0,
             changes: Vec::new(),

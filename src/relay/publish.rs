@@ -165,7 +165,8 @@ impl<S: Sink> Publisher<S> {
         joins: impl FnOnce(Lane) -> bool,
         now: Instant,
     ) -> Result<Seq, MapError> {
-        let topic = self.topic(envelope.topic, now).ok_or(MapError::BadTopic)?;
+        let topic = self.topic(envelope.topic, now);
+        let topic = topic.ok_or_else(|| MapError::BadTopic(self.topics.names()))?;
         let key = envelope.key.as_deref().map(str::as_bytes);
         let lane = self.lane(topic, key);
         let placement = envelope.placement();

@@ -61,6 +61,11 @@ impl Topics {
         Self { names, ..Self::default() }
     }
 
+    /// What a topic can be called.
+    pub(super) fn names(&self) -> TopicNames {
+        self.names
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<TopicId> {
         self.by_name.get(name).copied()
     }

@@ -11,6 +11,7 @@ mod kafka;
 pub(crate) mod memory;
 pub mod nats;
 pub mod redis;
+mod signal;
 
 pub use any::AnySink;
 pub use config::SinkConfig;
@@ -40,6 +41,11 @@ pub(crate) const NATS_CLIENT: &str = "async_nats";
 /// A sink that does not answer within this, when somebody only looks at it, does not answer.
 pub(crate) const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
+/// The most held events that are on their way at once, beside those of the window (`in_flight_events`).
+/// What a sink keeps of what was sent, to have room for it or to know it when it comes again, is for both:
+/// with less, a crash can repeat more than Redis remembers.
+pub(crate) const HELD_ON_THE_WAY: usize = 1000;
+
 /// What a sink is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinkName {
@@ -61,7 +67,7 @@ impl SinkName {
 }
 
 /// Hosts and ports of an address of several servers, without anything that could be a secret.
-fn hosts_of(url: &str) -> String {
+pub(crate) fn hosts_of(url: &str) -> String {
     let host = |part: &str| {
         let rest = part.split_once("://").map_or(part, |(_, rest)| rest);
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);

@@ -3,8 +3,9 @@
 use crate::source::{File, Problems, mentions, product};
 
 /// What each module may import, from the bottom up.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     // Words.
+    ("certificates", &[]),
     ("failpoint", &[]),
     ("failure", &[]),
     ("lsn", &[]),
@@ -17,8 +18,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("outbox", &["lsn", "names", "pgoutput"]),
     ("ack", &["lsn"]),
     // Edges.
-    ("postgres", &["lsn", "names", "outbox", "pgoutput"]),
-    ("sink", &["ack", "lsn", "names", "outbox"]),
+    ("postgres", &["certificates", "lsn", "names", "outbox", "pgoutput"]),
+    ("sink", &["ack", "certificates", "lsn", "names", "outbox", "retry"]),
     ("status", &["ack", "failpoint", "failure", "lsn", "outbox", "postgres", "sink"]),
     // For services: nothing of the relay, which they may leave out.
     ("inbox", &[]),
@@ -94,7 +95,7 @@ const OWNERS: [(&str, &[&str]); 11] = [
     ("rdkafka", &["demo", "sink"]),
     ("std::env", &["config", "demo", "failpoint"]),
     ("std::process::exit", &[]),
-    ("tokio_rustls", &["postgres"]),
+    ("tokio_rustls", &["certificates", "postgres"]),
     ("tokio_postgres", &["demo", "inbox", "operate", "postgres", "relay", "status", "writer"]),
 ];
 

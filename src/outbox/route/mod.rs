@@ -166,7 +166,7 @@ impl BoundRouter {
         self.find(row, topic, value)?;
         if topic != good {
             if !self.names.takes(topic) {
-                return Err(MapError::BadTopic);
+                return Err(MapError::BadTopic(self.names));
             }
             if !self.allow.is_empty() && !self.allow.iter().any(|allowed| allowed.is_match(topic)) {
                 return Err(MapError::NotAllowed);

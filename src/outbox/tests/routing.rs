@@ -90,3 +90,24 @@ fn only_what_is_allowed_is_a_topic() {
     allow(&["other"])(&mut table.config.route);
     misfit(&table, MapError::NotAllowed, |misfit| assert_eq!(misfit.topic, None));
 }
+
+#[test]
+fn a_name_that_is_refused_is_told_by_the_rule_of_its_sink() {
+    for (names, bad, said) in [
+        (TopicNames::Kafka, "a:b", "Kafka takes: 1 to 249 of A-Z a-z 0-9 . _ -"),
+        (
+            TopicNames::Redis,
+            "a\nb",
+            "Redis takes: 1 to 512 bytes of text, without control characters",
+        ),
+        (TopicNames::Nats, "a..b", "NATS takes: 1 to 249 of visible ASCII, without * and >"),
+    ] {
+        let of =
+            |topic| routed(|config| config.names = names, Table::ours().with("topic", Some(topic)));
+        assert_eq!(of("a.b"), Ok("a.b".to_owned()));
+        let refused = of(bad).unwrap_err();
+        assert_eq!(refused, MapError::BadTopic(names));
+        let text = refused.to_string();
+        assert!(text.starts_with(&format!("the topic is not a name that {said}")), "{text}");
+    }
+}

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::super::RelayConfig;
 use super::super::finding::Finding;
 use super::topics::{Known, Topics, Use};
+use super::{AROUND, Entrance};
 use crate::failure::Code;
 use crate::outbox::RecordTimestamp;
-use crate::sink::{ClusterFacts, KafkaConfig, NoContact, SinkError, TopicFacts, look};
+use crate::sink::{ClusterFacts, KafkaConfig, NoContact, SinkError, SinkName, TopicFacts, look};
 
 /// Looks at Kafka, for about as long as that.
 pub(super) async fn examine(
@@ -44,40 +45,24 @@ pub(super) async fn examine(
 
 fn no_contact(reason: &NoContact, kafka: &KafkaConfig) -> Finding {
     let servers = &kafka.bootstrap_servers;
-    let (code, title, reason, required, fix) = match reason {
-        NoContact::Config(text) => {
-            let fix = Code::SinkConfig.remedy();
-            return Finding::error(Code::SinkConfig, "Kafka", text, "a configuration", fix);
-        }
-        NoContact::Tls(reason) => (
-            Code::SinkTls,
-            "TLS to Kafka",
-            reason,
+    let entrance = Entrance {
+        sink: SinkName::KAFKA,
+        address: servers,
+        tls: [
             "a TLS connection, with a certificate that is valid for the broker's name",
-            format!(
+            &format!(
                 "correct security.protocol, ssl.ca.location or ssl.certificate.location in \
                  kafka.properties; see: openssl s_client -connect {servers} </dev/null"
             ),
-        ),
-        NoContact::Login(reason) => (
-            Code::SinkAuth,
-            "login to Kafka",
-            reason,
+        ],
+        login: [
             "a login that the brokers take",
             "correct sasl.mechanism, sasl.username or sasl.password in kafka.properties; or set the \
              password: kafka-configs.sh --alter --entity-type users --entity-name … --add-config \
-             'SCRAM-SHA-512=[password=…]'"
-                .to_owned(),
-        ),
-        NoContact::Unreachable(reason) => (
-            Code::SinkUnavailable,
-            "Kafka",
-            reason,
-            "an answer",
-            Code::SinkUnavailable.remedy().to_owned(),
-        ),
+             'SCRAM-SHA-512=[password=…]'",
+        ],
     };
-    Finding::error(code, title, format!("{servers}: {reason}"), required, fix)
+    entrance.closed(reason)
 }
 
 /// Brokers tell their clients an address each, which need not be one that we can reach.
@@ -144,19 +129,7 @@ impl Topic<'_> {
     }
 
     fn title(&self) -> String {
-        match self.used.known {
-            Known::DeadLetters => format!("dead-letter topic {}", self.name),
-            Known::Routed | Known::Former => format!("topic {}", self.name),
-        }
-    }
-
-    /// An error where events need the topic now. Dead letters may never come, and what was published
-    /// to before may have had its time.
-    fn weigh(&self, finding: Finding) -> Finding {
-        match self.used.known {
-            Known::Routed => finding,
-            Known::DeadLetters | Known::Former => finding.warning(),
-        }
+        self.used.title("topic", self.name)
     }
 
     fn risky(&self, observed: String, required: &str, fix: String) -> Finding {
@@ -198,7 +171,7 @@ impl Topic<'_> {
                     self.name
                 );
                 let code = Code::TopicMissing;
-                self.weigh(Finding::error(code, &title, observed, "a topic of that name", fix))
+                self.used.weigh(Finding::error(code, &title, observed, "a topic of that name", fix))
             }
             SinkError::TopicDenied => self.denied("the relay may not see it"),
             other => {
@@ -207,7 +180,7 @@ impl Topic<'_> {
                     _ => Code::EventRefused,
                 };
                 let observed = other.to_string();
-                self.weigh(Finding::error(code, &title, observed, "a topic", code.remedy()))
+                self.used.weigh(Finding::error(code, &title, observed, "a topic", code.remedy()))
             }
         })
     }
@@ -221,7 +194,7 @@ impl Topic<'_> {
             self.name
         );
         let required = "Write and Describe on the topic";
-        self.weigh(Finding::error(Code::TopicDenied, &self.title(), observed, required, fix))
+        self.used.weigh(Finding::error(Code::TopicDenied, &self.title(), observed, required, fix))
     }
 
     fn judge(&self, found: &TopicFacts, brokers: usize, largest: Option<usize>) -> Vec<Finding> {
@@ -271,7 +244,7 @@ impl Topic<'_> {
             let fix = format!("if that is meant: outboxd resume --topic {}", self.name);
             let (code, title) = (Code::PartitionsChanged, self.title());
             let finding = Finding::error(code, &title, observed, "as many as before", fix);
-            findings.push(self.weigh(finding));
+            findings.push(self.used.weigh(finding));
         }
         let least = found.number("min.insync.replicas").unwrap_or(1);
         let has_enough = found.in_sync >= least || least > found.replicas;
@@ -286,7 +259,7 @@ impl Topic<'_> {
             let fix = "start the brokers that are away";
             let (code, title) = (Code::SinkUnavailable, self.title());
             let finding = Finding::error(code, &title, observed, "brokers that can write", fix);
-            findings.push(self.weigh(finding));
+            findings.push(self.used.weigh(finding));
         }
         findings
     }
@@ -304,7 +277,7 @@ impl Topic<'_> {
             let title = self.title();
             let required = "no more than there are replicas";
             let finding = Finding::error(Code::TopicRisky, &title, observed, required, fix);
-            return Some(self.weigh(finding));
+            return Some(self.used.weigh(finding));
         }
         if replicas >= 2 && least < 2 {
             let observed = format!(
@@ -341,8 +314,7 @@ impl Topic<'_> {
                 "fails and holds up its key"
             }
         );
-        // What goes with a payload: key, headers, envelope.
-        let fix = self.alter(&format!("max.message.bytes={}", largest + 65_536));
+        let fix = self.alter(&format!("max.message.bytes={}", largest + AROUND));
         Some(self.risky(observed, "at least what the outbox takes", fix))
     }
 }

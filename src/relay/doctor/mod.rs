@@ -30,8 +30,11 @@ use super::finding::Finding;
 use super::preflight::Preflight;
 use crate::failure::{Code, chain};
 use crate::postgres::{Error, quote_literal};
-use crate::sink::SinkConfig;
+use crate::sink::{NoContact, SinkConfig, SinkName};
 use facts::Facts;
+
+/// What goes with a payload, in bytes: key, headers, envelope.
+const AROUND: usize = 65_536;
 
 /// Looks at PostgreSQL, beyond what preflight found. Topics that events are routed to come into
 /// `topics`.
@@ -86,6 +89,40 @@ async fn server(
     findings.extend(retention::judge(&facts, config));
     findings.extend(retention::open_transactions(client, &facts, config, found).await?);
     Ok(findings)
+}
+
+/// How the sink is reached, and what differs where it lets nobody in: what it requires, and the remedy.
+struct Entrance<'a> {
+    sink: SinkName,
+    address: &'a str,
+    tls: [&'a str; 2],
+    login: [&'a str; 2],
+}
+
+impl Entrance<'_> {
+    /// Why it does not let us in.
+    fn closed(&self, reason: &NoContact) -> Finding {
+        let name = self.sink.title;
+        let refused = |code, what: &str, text: &str, [required, fix]: [&str; 2]| {
+            Finding::error(code, what, format!("{}: {text}", self.address), required, fix)
+        };
+        match reason {
+            NoContact::Config(text) => {
+                let code = Code::SinkConfig;
+                Finding::error(code, name, text, "a configuration", code.remedy())
+            }
+            NoContact::Tls(text) => {
+                refused(Code::SinkTls, &format!("TLS to {name}"), text, self.tls)
+            }
+            NoContact::Login(text) => {
+                refused(Code::SinkAuth, &format!("login to {name}"), text, self.login)
+            }
+            NoContact::Unreachable(text) => {
+                let code = Code::SinkUnavailable;
+                refused(code, name, text, ["an answer", code.remedy()])
+            }
+        }
+    }
 }
 
 /// Sets what the server takes on without a restart.

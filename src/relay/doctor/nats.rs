@@ -7,14 +7,13 @@ use std::time::Duration;
 use super::super::RelayConfig;
 use super::super::finding::Finding;
 use super::topics::{Known, Topics, Use};
+use super::{AROUND, Entrance};
 use crate::failure::Code;
 use crate::sink::nats::{NatsFacts, StreamFacts, look};
-use crate::sink::{NatsConfig, NoContact, SinkError};
+use crate::sink::{NatsConfig, NoContact, SinkError, SinkName};
 
 /// How long a server that does not answer is waited for before its messages go again.
 const LATE: Duration = Duration::from_secs(10);
-/// What goes with a payload: key, headers, envelope.
-const AROUND: usize = 65_536;
 
 /// Looks at NATS, for about as long as that.
 pub(super) async fn examine(
@@ -27,7 +26,7 @@ pub(super) async fn examine(
     let names: Vec<_> = used.keys().cloned().collect();
     let facts = match look(nats, &names, within).await {
         Ok(facts) => facts,
-        Err(reason) => return vec![no_contact(&reason, nats)],
+        Err(reason) => return vec![no_contact(reason, nats)],
     };
     let mut findings: Vec<_> = payload(&facts, topics.payload_limit).into_iter().collect();
     let mut streams: BTreeMap<&str, Stream<'_>> = BTreeMap::new();
@@ -63,32 +62,28 @@ fn payload(facts: &NatsFacts, payload: Option<usize>) -> Option<Finding> {
     Some(Finding::error(Code::TopicRisky, "NATS", observed, required, fix).warning())
 }
 
-fn no_contact(reason: &NoContact, nats: &NatsConfig) -> Finding {
+fn no_contact(reason: NoContact, nats: &NatsConfig) -> Finding {
     let servers = nats.describe();
-    let (code, title, text, required, fix) = match reason {
-        NoContact::Config(text) => {
-            (Code::SinkConfig, "NATS", text, "a configuration", Code::SinkConfig.remedy())
-        }
-        NoContact::Tls(text) => (
-            Code::SinkTls,
-            "TLS to NATS",
-            text,
+    let entrance = Entrance {
+        sink: SinkName::NATS,
+        address: &servers,
+        tls: [
             "a TLS connection, with a certificate that is valid for the server's name",
             "correct nats.tls_ca, nats.tls_cert and nats.tls_key, or the name in nats.url",
-        ),
-        NoContact::Login(text) => (
-            Code::SinkAuth,
-            "login to NATS",
-            text,
+        ],
+        login: [
             "a login that the servers take",
             "correct nats.user and nats.password, nats.token or nats.credentials_file; the user needs \
              to publish to the subjects and to $JS.API.>, and to subscribe to _INBOX.>",
-        ),
-        NoContact::Unreachable(text) => {
-            (Code::SinkUnavailable, "NATS", text, "an answer", Code::SinkUnavailable.remedy())
-        }
+        ],
     };
-    Finding::error(code, title, format!("{servers}: {text}"), required, fix)
+    match reason {
+        // The client does not say which server it is that it cannot use.
+        NoContact::Config(text) => {
+            entrance.closed(&NoContact::Config(format!("{servers}: {text}")))
+        }
+        reason => entrance.closed(&reason),
+    }
 }
 
 /// A subject, and what it is for.
@@ -100,19 +95,7 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     fn title(&self) -> String {
-        match self.used.known {
-            Known::DeadLetters => format!("dead-letter subject {}", self.name),
-            Known::Routed | Known::Former => format!("subject {}", self.name),
-        }
-    }
-
-    /// An error where events need the subject now. Dead letters may never come, and what was
-    /// published to before may have had its time.
-    fn weigh(&self, finding: Finding) -> Finding {
-        match self.used.known {
-            Known::Routed => finding,
-            Known::DeadLetters | Known::Former => finding.warning(),
-        }
+        self.used.title("subject", self.name)
     }
 
     fn not_there(&self, error: &SinkError) -> Option<Finding> {
@@ -156,7 +139,7 @@ impl Subject<'_> {
                 (code, other.to_string(), "an answer", code.remedy().to_owned())
             }
         };
-        Some(self.weigh(Finding::error(code, &title, observed, required, fix)))
+        Some(self.used.weigh(Finding::error(code, &title, observed, required, fix)))
     }
 
     /// The stream is there, and takes nothing, or does not say that it does.
@@ -174,7 +157,7 @@ impl Subject<'_> {
         };
         let required = "a stream that takes and acknowledges it";
         let finding = Finding::error(Code::TopicDenied, &self.title(), observed, required, fix);
-        Some(self.weigh(finding))
+        Some(self.used.weigh(finding))
     }
 }
 

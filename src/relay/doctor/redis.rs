@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use super::super::RelayConfig;
 use super::super::finding::Finding;
-use super::topics::{Known, Topics, Use};
+use super::topics::{Topics, Use};
+use super::{AROUND, Entrance};
 use crate::failure::Code;
 use crate::sink::redis::{RedisFacts, ServerFacts, look};
-use crate::sink::{Durability, NoContact, RedisConfig, SinkError};
+use crate::sink::{Durability, NoContact, RedisConfig, SinkError, SinkName};
 
 /// The first version that has what the relay's script uses.
 const OLDEST: (u32, u32) = (6, 2);
-/// The first version that says when something is on disk.
-const WAITAOF: (u32, u32) = (7, 2);
 
 /// Looks at Redis, for about as long as that.
 pub(super) async fn examine(
@@ -32,30 +31,19 @@ pub(super) async fn examine(
 }
 
 fn no_contact(reason: &NoContact, redis: &RedisConfig) -> Finding {
-    let (code, title, reason, required, fix) = match reason {
-        NoContact::Config(text) => {
-            let fix = Code::SinkConfig.remedy();
-            return Finding::error(Code::SinkConfig, "Redis", text, "a configuration", fix);
-        }
-        NoContact::Tls(reason) => (
-            Code::SinkTls,
-            "TLS to Redis",
-            reason,
+    let entrance = Entrance {
+        sink: SinkName::REDIS,
+        address: &redis.describe(),
+        tls: [
             "a TLS connection, with a certificate that is valid for the server's name",
             "correct redis.url, redis.tls_ca, redis.tls_cert or redis.tls_key",
-        ),
-        NoContact::Login(reason) => (
-            Code::SinkAuth,
-            "login to Redis",
-            reason,
+        ],
+        login: [
             "a login that the server takes",
             "correct redis.username or redis.password; or on the server: ACL SETUSER … on >…",
-        ),
-        NoContact::Unreachable(reason) => {
-            (Code::SinkUnavailable, "Redis", reason, "an answer", Code::SinkUnavailable.remedy())
-        }
+        ],
     };
-    Finding::error(code, title, format!("{}: {reason}", redis.describe()), required, fix)
+    entrance.closed(reason)
 }
 
 fn judge(
@@ -83,11 +71,8 @@ fn judge(
 }
 
 fn stream(name: &str, used: &Use, error: &SinkError, redis: &RedisConfig) -> Finding {
-    let title = match used.known {
-        Known::DeadLetters => format!("dead-letter stream {name}"),
-        Known::Routed | Known::Former => format!("stream {name}"),
-    };
-    let finding = match error {
+    let title = used.title("stream", name);
+    used.weigh(match error {
         SinkError::TopicDenied => {
             let user = redis.username.as_deref().unwrap_or("default");
             let fix =
@@ -105,11 +90,7 @@ fn stream(name: &str, used: &Use, error: &SinkError, redis: &RedisConfig) -> Fin
             let (code, observed) = (Code::SinkUnavailable, other.to_string());
             Finding::error(code, &title, observed, "a server that takes entries", code.remedy())
         }
-    };
-    match used.known {
-        Known::Routed => finding,
-        Known::DeadLetters | Known::Former => finding.warning(),
-    }
+    })
 }
 
 /// A server, and what is asked of it.
@@ -148,7 +129,6 @@ impl Judge<'_> {
     fn disk(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let is_aof = self.redis.durability == Durability::Aof;
-        let says_so = self.server.version.is_none_or(|version| version >= WAITAOF);
         let (appendonly, fsync) = (self.server.text("appendonly"), self.server.text("appendfsync"));
         if appendonly == Some("no") && !matches!(self.redis.durability, Durability::Replicas(_)) {
             let observed = "appendonly = no: what was acknowledged is gone when the server stops";
@@ -160,7 +140,10 @@ impl Judge<'_> {
                 false => (finding.code, finding.severity),
             };
             findings.push(Finding { code, severity, ..finding });
-        } else if is_aof && !says_so && fsync.is_some_and(|fsync| fsync != "always") {
+        } else if is_aof
+            && !self.server.has_waitaof()
+            && fsync.is_some_and(|fsync| fsync != "always")
+        {
             let fsync = fsync.unwrap_or_default();
             let observed = format!(
                 "appendfsync = {fsync}: before 7.2 a server does not say when an entry is on disk, and \
@@ -241,14 +224,14 @@ impl Judge<'_> {
             "proto-max-bulk-len = {limit}, and the table takes payloads of {largest} bytes: what lies \
              between is committed, fails and holds up its key"
         );
-        // What goes with a payload: key, headers, envelope.
-        let fix = format!("CONFIG SET proto-max-bulk-len {}; CONFIG REWRITE", largest + 65_536);
+        let fix = format!("CONFIG SET proto-max-bulk-len {}; CONFIG REWRITE", largest + AROUND);
         Some(self.risky(observed, "at least what the outbox takes", &fix))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::topics::Known;
     use super::*;
     use crate::relay::finding::Severity;
     use crate::sink::{Topology, Trim};
@@ -363,5 +346,7 @@ mod tests {
         assert!(found[0].fix.contains("ACL SETUSER relay") && found[1].observed.contains("string"));
         let refused = no_contact(&NoContact::Unreachable("gone".to_owned()), &redis);
         assert!(!format!("{refused:?}").contains("hunter2") && refused.observed.contains("h:1"));
+        let refused = no_contact(&NoContact::Config("no such thing".to_owned()), &redis);
+        assert_eq!((refused.code, &*refused.observed), (Code::SinkConfig, "no such thing"));
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::super::RelayConfig;
+use super::super::finding::Finding;
 use super::super::preflight::Outbox;
 use crate::outbox::EventMap;
 use crate::outbox::columns::{Field, Source};
@@ -40,6 +41,25 @@ pub(super) struct Use {
     pub(super) known: Known,
     /// How many partitions the relay knows it with.
     pub(super) partitions: Option<usize>,
+}
+
+impl Use {
+    /// What a finding is about: a topic of that name, in the sink's own word for topics.
+    pub(super) fn title(&self, word: &str, name: &str) -> String {
+        match self.known {
+            Known::DeadLetters => format!("dead-letter {word} {name}"),
+            Known::Routed | Known::Former => format!("{word} {name}"),
+        }
+    }
+
+    /// An error where events need the topic now. Dead letters may never come, and what was published
+    /// to before may have had its time.
+    pub(super) fn weigh(&self, finding: Finding) -> Finding {
+        match self.known {
+            Known::Routed => finding,
+            Known::DeadLetters | Known::Former => finding.warning(),
+        }
+    }
 }
 
 /// Every topic that is to be looked at, and how large payloads can be.

@@ -16,7 +16,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::describe::{Described, WRITE, describe};
 use super::properties::KafkaConfig;
-use super::reports::{classify, log};
+use super::reports::{classify, log, no_contact};
 use super::{NoContact, SinkError};
 use super::{client_config, without_value};
 
@@ -190,7 +190,7 @@ impl ClientContext for Listening {
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        let contact = NoContact::of(code, reason);
+        let contact = no_contact(code, reason);
         let place = match contact {
             NoContact::Tls(_) => &mut complaints.tls,
             NoContact::Login(_) => &mut complaints.login,

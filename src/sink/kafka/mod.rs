@@ -23,7 +23,6 @@ pub(super) use size::batch_bytes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
@@ -33,7 +32,8 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer
 use rdkafka::types::{RDKafkaConfRes, RDKafkaErrorCode};
 
 use super::{
-    KnownTopics, NoContact, Parcel, Record, Report, SendError, Sink, SinkError, SinkName, TopicInfo,
+    HELD_ON_THE_WAY, KnownTopics, NoContact, Parcel, Record, Report, SendError, Sink, SinkError,
+    SinkName, TopicInfo,
 };
 use crate::ack::Seq;
 use reports::{Context, Mailbox, classify};
@@ -71,13 +71,14 @@ impl KafkaSink {
         let reader = TopicReader::start(base.clone(), answers, Arc::clone(&mailbox))
             .map_err(|error| error.to_string())?;
         let mut config = base;
+        let events = kafka.in_flight_events + HELD_ON_THE_WAY;
         let kilobytes = kafka.in_flight_bytes / 1024 + LARGEST_RECORD as u64 / 1024;
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", "0")
             .set("message.max.bytes", LARGEST_RECORD.to_string())
-            .set("queue.buffering.max.messages", (kafka.in_flight_events + 1000).to_string())
+            .set("queue.buffering.max.messages", events.to_string())
             .set("queue.buffering.max.kbytes", kilobytes.min(2_097_151).to_string())
             .set("batch.num.messages", "10000")
             // A topic that vanishes is told by its own look-up, not after half a minute.
@@ -237,8 +238,7 @@ impl Sink for KafkaSink {
     }
 
     fn take(&mut self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>) {
-        // First the flag: what comes after it wakes us again.
-        self.mailbox.is_signalled.store(false, Ordering::Release);
+        self.mailbox.signal.reset();
         let is_suspect = {
             let mut content = self.mailbox.content();
             delivered.append(&mut content.delivered);
@@ -253,7 +253,7 @@ impl Sink for KafkaSink {
     }
 
     async fn reported(&self) {
-        self.mailbox.signal.notified().await;
+        self.mailbox.signal.given().await;
     }
 
     async fn close(self) {

@@ -1,6 +1,5 @@
 //! What librdkafka reports, on its threads, becomes what the relay takes in, on its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,18 +9,17 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
-use tokio::sync::Notify;
 
 use super::{NoContact, Parcel, Report, SinkError};
 use crate::ack::Seq;
 use crate::outbox::HeaderList;
+use crate::sink::signal::Signal;
 
 /// Reports from librdkafka's threads to the relay's.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     content: Mutex<Content>,
-    pub(super) is_signalled: AtomicBool,
-    pub(super) signal: Notify,
+    pub(super) signal: Signal,
 }
 
 #[derive(Debug, Default)]
@@ -47,17 +45,17 @@ impl Mailbox {
 
     fn deliver(&self, seq: Seq) {
         self.content().delivered.push(seq);
-        self.wake();
+        self.signal.give();
     }
 
     pub(super) fn report(&self, report: Report) {
         self.content().reports.push(report);
-        self.wake();
+        self.signal.give();
     }
 
     /// Takes in an error of a connection, of whichever client.
     pub(super) fn connection_failed(&self, error: &KafkaError, reason: &str) {
-        match NoContact::of(error.rdkafka_error_code(), reason) {
+        match no_contact(error.rdkafka_error_code(), reason) {
             NoContact::Unreachable(reason) => self.content().trouble = Some(reason),
             refusal => {
                 self.content().refusal = Some((Instant::now(), refusal.clone()));
@@ -86,14 +84,7 @@ impl Mailbox {
 
     fn suspect(&self) {
         self.content().is_suspect = true;
-        self.wake();
-    }
-
-    /// Once per round of reports: waking is dearer than the report.
-    fn wake(&self) {
-        if !self.is_signalled.swap(true, Ordering::AcqRel) {
-            self.signal.notify_one();
-        }
+        self.signal.give();
     }
 }
 
@@ -169,6 +160,20 @@ fn parcel(message: &BorrowedMessage<'_>) -> Parcel {
         value: message.payload().map(Into::into),
         // Whoever sends it again knows; here everything has one.
         timestamp: None,
+    }
+}
+
+/// What an error of a connection says of who can mend it.
+pub(super) fn no_contact(code: Option<RDKafkaErrorCode>, reason: &str) -> NoContact {
+    use RDKafkaErrorCode::{Authentication, SSL, SaslAuthenticationFailed};
+    // A peer that hangs up is a transport error, whatever it hangs up in the middle of. With TLS 1.3
+    // a broker refuses our certificate only after the handshake: then an alert breaks the connection.
+    let in_handshake = reason.contains("SSL handshake failed") || reason.contains("SSL alert");
+    match code {
+        _ if in_handshake => NoContact::Tls(reason.to_owned()),
+        Some(SSL) => NoContact::Tls(reason.to_owned()),
+        Some(Authentication | SaslAuthenticationFailed) => NoContact::Login(reason.to_owned()),
+        _ => NoContact::Unreachable(reason.to_owned()),
     }
 }
 

@@ -6,4 +6,4 @@ mod streams;
 
 pub use config::{Durability, RedisConfig, Topology, Trim};
 #[cfg(feature = "redis")]
-pub use streams::{RedisFacts, RedisSink, ServerFacts, StreamFacts, look};
+pub use streams::{RedisFacts, RedisSink, ServerFacts, look};

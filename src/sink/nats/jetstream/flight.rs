@@ -11,11 +11,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::message::Outgoing;
+use crate::retry::Backoff;
 
-/// How long a subject that takes nothing is left alone at first.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// And at most.
+/// The longest that a subject that takes nothing is left alone.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The waits after its tries.
+const WAITS: Backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT, 0.0);
 
 /// After as many tries it is worth a word.
 const LONG: u32 = 2;
@@ -136,7 +137,7 @@ impl Flight {
             waiting: VecDeque::new(),
             why: String::new(),
             tries: 0,
-            turn: Turn::Waits(now + FIRST_WAIT),
+            turn: Turn::Waits(now + wait(0)),
             looks,
         });
         (stall.why, stall.looks) = (why, stall.looks || looks);
@@ -239,8 +240,9 @@ impl Flight {
     }
 }
 
+/// How long to wait after so many tries.
 fn wait(tries: u32) -> Duration {
-    (FIRST_WAIT * 2_u32.saturating_pow(tries.min(10))).min(LONGEST_WAIT)
+    WAITS.wait(tries.saturating_add(1), 0.5)
 }
 
 #[cfg(test)]
@@ -337,7 +339,7 @@ mod tests {
         flight.lose(now);
         assert!(flight.oldest().is_none() && flight.end(2).is_none(), "late answers mean nothing");
         assert_eq!(send_all(&mut flight, now), [2, 3, 4]);
-        assert_eq!(flight.sent_before(now + FIRST_WAIT).len(), 3);
+        assert_eq!(flight.sent_before(now + LONGEST_WAIT).len(), 3);
         assert_eq!(flight.give_up(&Box::from("a")).len(), 3);
     }
 }

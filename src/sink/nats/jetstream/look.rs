@@ -15,8 +15,6 @@ use super::{NatsConfig, NoContact, SinkError};
 /// What was seen.
 #[derive(Debug)]
 pub struct NatsFacts {
-    /// The server's version.
-    pub version: String,
     /// The largest message that it takes.
     pub max_payload: usize,
     /// Whether it has others beside it.
@@ -43,7 +41,6 @@ async fn ask(config: &NatsConfig, subjects: &[String]) -> Result<NatsFacts, NoCo
     let api = connection.api();
     let info = connection.client.server_info();
     let mut facts = NatsFacts {
-        version: info.version,
         max_payload: info.max_payload,
         is_clustered: info.cluster.is_some(),
         streams: BTreeMap::new(),

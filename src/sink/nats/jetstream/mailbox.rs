@@ -1,20 +1,18 @@
 //! What the connection's thread has to say becomes what the relay takes in, on its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
 
 use super::message::Outgoing;
 use super::{Report, SinkError};
 use crate::ack::Seq;
+use crate::sink::signal::Signal;
 
 /// Reports from the connection's thread to the relay's, and how much is under way between them.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     content: Mutex<Content>,
-    is_signalled: AtomicBool,
-    signal: Notify,
+    signal: Signal,
     events: AtomicUsize,
     bytes: AtomicU64,
 }
@@ -51,7 +49,7 @@ impl Mailbox {
     /// These are safe.
     pub(super) fn deliver(&self, delivered: &mut Vec<Seq>) {
         self.content().delivered.append(delivered);
-        self.wake();
+        self.signal.give();
     }
 
     /// The message was not delivered; it goes back.
@@ -63,25 +61,17 @@ impl Mailbox {
 
     pub(super) fn report(&self, report: Report) {
         self.content().reports.push(report);
-        self.wake();
-    }
-
-    /// Wakes the relay, once for all that it finds then.
-    fn wake(&self) {
-        if !self.is_signalled.swap(true, Ordering::AcqRel) {
-            self.signal.notify_one();
-        }
+        self.signal.give();
     }
 
     pub(super) fn take(&self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>) {
-        // First the flag: what comes after it wakes us again.
-        self.is_signalled.store(false, Ordering::Release);
+        self.signal.reset();
         let mut content = self.content();
         delivered.append(&mut content.delivered);
         reports.append(&mut content.reports);
     }
 
     pub(super) async fn reported(&self) {
-        self.signal.notified().await;
+        self.signal.given().await;
     }
 }

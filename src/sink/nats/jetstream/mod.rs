@@ -29,7 +29,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::super::{
-    KnownTopics, NoContact, Parcel, Record, Report, SendError, Sink, SinkError, SinkName, TopicInfo,
+    HELD_ON_THE_WAY, KnownTopics, NoContact, Parcel, Record, Report, SendError, Sink, SinkError,
+    SinkName, TopicInfo,
 };
 use super::{NatsConfig, StreamShape};
 use crate::ack::Seq;
@@ -39,8 +40,6 @@ use thread::{Question, Worker};
 
 /// After this, a session that ends does not wait for the thread any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Events on their second way come on top of those that the configuration allows.
-const MORE_EVENTS: usize = 1000;
 /// Questions that can wait at once; whoever finds no room asks again.
 const QUESTIONS: usize = 1024;
 
@@ -61,7 +60,7 @@ impl NatsSink {
     /// The configuration cannot be used, or the system gives no thread.
     pub fn open(config: &NatsConfig) -> Result<Self, String> {
         contact::servers(config)?;
-        let most = (config.in_flight_events + MORE_EVENTS, config.in_flight_bytes);
+        let most = (config.in_flight_events + HELD_ON_THE_WAY, config.in_flight_bytes);
         let mailbox = Arc::new(Mailbox::default());
         let (messages, out) = channel(most.0);
         let (questions, asked) = channel(QUESTIONS);

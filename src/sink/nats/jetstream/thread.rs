@@ -17,11 +17,12 @@ use super::mailbox::Mailbox;
 use super::message::Outgoing;
 use super::subjects::Subjects;
 use super::{NatsConfig, NoContact, Report, SinkError};
+use crate::retry::Backoff;
 
-/// How long after a connection was lost, or not made, the next is tried at first.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// And at most.
+/// The longest wait after a connection was lost, or not made, before the next is tried.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// All of them.
+const WAITS: Backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT, 0.25);
 /// Messages that are taken in at once.
 const AT_ONCE: usize = 256;
 
@@ -71,7 +72,7 @@ impl Worker {
 
     /// Runs until the session ends.
     pub(super) fn run(mut self) {
-        let mut wait = FIRST_WAIT;
+        let mut failures = 0_u32;
         loop {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -84,13 +85,14 @@ impl Worker {
             let started = Instant::now();
             let end = runtime.block_on(self.connection());
             if started.elapsed() > LONGEST_WAIT {
-                wait = FIRST_WAIT;
+                failures = 0;
             }
+            failures = failures.saturating_add(1);
             let is_over = match end {
                 End::Session => true,
                 End::Lost(reason) => {
                     self.lost(reason);
-                    runtime.block_on(self.wait(wait.mul_f64(0.75 + fastrand::f64() / 2.0)))
+                    runtime.block_on(self.wait(WAITS.wait(failures, fastrand::f64())))
                 }
             };
             // A look-up of a name can take its time; nobody waits for it.
@@ -98,7 +100,6 @@ impl Worker {
             if is_over {
                 return;
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
@@ -179,7 +180,7 @@ impl Worker {
         self.mailbox.report(match question {
             Question::Subject(name) => Report::Topic {
                 name,
-                result: Err(SinkError::Unavailable(text(&reason).to_owned())),
+                result: Err(SinkError::Unavailable(reason.text().to_owned())),
             },
             Question::Reachable => Report::Reachable(Err(reason)),
         });
@@ -204,15 +205,5 @@ impl Worker {
     pub(super) fn tell_reach(&self) {
         let reach = self.reach.clone().unwrap_or(Ok(()));
         self.mailbox.report(Report::Reachable(reach));
-    }
-}
-
-/// A reason in words.
-pub(super) fn text(reason: &NoContact) -> &str {
-    match reason {
-        NoContact::Config(text)
-        | NoContact::Tls(text)
-        | NoContact::Login(text)
-        | NoContact::Unreachable(text) => text,
     }
 }

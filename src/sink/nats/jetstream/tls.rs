@@ -1,13 +1,13 @@
 //! TLS to NATS: whom the relay trusts, and what it shows of itself.
 
-use std::path::Path;
 use std::sync::Arc;
 
+use async_nats::rustls::pki_types::PrivateKeyDer;
 use async_nats::rustls::pki_types::pem::PemObject as _;
-use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::rustls::{ClientConfig, Error as TlsError, RootCertStore, crypto::ring};
 
 use super::NatsConfig;
+use crate::certificates;
 
 /// Reads the files: at every connection, so that a renewed certificate is used.
 ///
@@ -21,7 +21,7 @@ pub(super) fn client_config(config: &NatsConfig) -> Result<ClientConfig, String>
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else {
         return Ok(builder.with_no_client_auth());
     };
-    let chain = certificates("nats.tls_cert", cert)?;
+    let chain = certificates::read("nats.tls_cert", cert)?;
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| format!("nats.tls_key {}: {error}", key.display()))?;
     builder
@@ -41,19 +41,9 @@ fn roots(config: &NatsConfig) -> Result<RootCertStore, String> {
             )
         }
     };
-    match roots.add_parsable_certificates(certificates(name, &path)?) {
+    match roots.add_parsable_certificates(certificates::read(name, &path)?) {
         (0, _) => Err(format!("{name} {}: no certificate is readable", path.display())),
         _ => Ok(roots),
-    }
-}
-
-fn certificates(name: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("{name} {}: {error}", path.display());
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(certificates) if certificates.is_empty() => Err(wrong(&"no certificate in it")),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(wrong(&error)),
     }
 }
 

@@ -123,13 +123,7 @@ pub(super) fn silent(host: &Host) -> NoContact {
 
 /// Says where that was.
 pub(super) fn of_host(host: &Host, reason: NoContact) -> NoContact {
-    let at = |text: String| format!("{host}: {text}");
-    match reason {
-        NoContact::Config(text) => NoContact::Config(at(text)),
-        NoContact::Tls(text) => NoContact::Tls(at(text)),
-        NoContact::Login(text) => NoContact::Login(at(text)),
-        NoContact::Unreachable(text) => NoContact::Unreachable(at(text)),
-    }
+    reason.map(|text| format!("{host}: {text}"))
 }
 
 /// Sends commands at once; an error of one is its answer.
@@ -171,7 +165,7 @@ pub(super) async fn prepare(
     let bulk = number(answers.next()).unwrap_or(LARGEST);
     // The command has to fit, with what goes round the record.
     let buffer = number(answers.next()).map_or(LARGEST, |limit| limit / 2);
-    let has_waitaof = version(&info).is_none_or(|version| version >= WAITAOF);
+    let has_waitaof = has_waitaof(version(&info));
     let is_replica = line(&info, "role") == Some("slave");
     if durability == Durability::Aof && !has_waitaof {
         let answers = ask(connection, &fsync_questions()).await?;
@@ -252,6 +246,11 @@ pub(super) fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 pub(super) fn version(info: &str) -> Option<(u32, u32)> {
     let mut parts = line(info, "redis_version")?.split('.').map_while(|part| part.parse().ok());
     Some((parts.next()?, parts.next()?))
+}
+
+/// Whether a server of that version says when something is on disk; one that hides it is taken for a new one.
+pub(super) fn has_waitaof(version: Option<(u32, u32)>) -> bool {
+    version.is_none_or(|version| version >= WAITAOF)
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
 use super::address::Host;
-use super::link::{Access, ask, line, setting, text, value_of, version};
+use super::link::{Access, ask, has_waitaof, line, setting, text, value_of, version};
 use super::route::{ask_slots, connect};
 use super::script::{Keys, slot};
 use super::worker::{judge, questions};
@@ -31,8 +30,8 @@ const SETTINGS: [&str; 6] = [
 pub struct RedisFacts {
     /// The servers that are written to.
     pub servers: Vec<ServerFacts>,
-    /// The streams that were asked for.
-    pub streams: BTreeMap<String, Result<StreamFacts, SinkError>>,
+    /// The streams that were asked for: whether they take our entries.
+    pub streams: BTreeMap<String, Result<(), SinkError>>,
 }
 
 /// What a server is like. What it does not let us see is missing.
@@ -44,8 +43,6 @@ pub struct ServerFacts {
     pub version: Option<(u32, u32)>,
     /// Whether it is a replica, which takes no writes.
     pub is_replica: bool,
-    /// Whether it is a node of a cluster.
-    pub is_cluster: bool,
     /// Replicas that are connected.
     pub replicas: Option<u32>,
     /// Bytes in use.
@@ -62,17 +59,15 @@ impl ServerFacts {
         self.settings.get(name).map(String::as_str)
     }
 
+    /// Whether it says when something is on disk.
+    pub fn has_waitaof(&self) -> bool {
+        has_waitaof(self.version)
+    }
+
     /// A setting that is a number.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok()
     }
-}
-
-/// What a stream is like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StreamFacts {
-    /// How many entries it has; none where it is not there yet.
-    pub length: Option<u64>,
 }
 
 /// Looks at Redis, for at most that long: whether it lets us in, at its servers, and at these streams.
@@ -113,11 +108,9 @@ async fn ask_all(
         facts.servers.push(server(&mut connection, &host).await?);
         let here = |keys: &&Keys| slots.host(slot(&keys.stream)) == Some(&host);
         for keys in keys.iter().filter(here) {
-            let found = match keys.are_together() {
-                true => stream(&mut connection, keys).await?,
-                false => Err(SinkError::WrongTopic(
-                    "a brace in its name keeps it from a place in a cluster".to_owned(),
-                )),
+            let found = match keys.misplaced() {
+                None => stream(&mut connection, keys).await?,
+                Some(error) => Err(error),
             };
             facts.streams.insert(keys.stream.clone(), found);
         }
@@ -142,7 +135,6 @@ async fn server(
         address: host.to_string(),
         version: version(&info),
         is_replica: line(&info, "role") == Some("slave"),
-        is_cluster: line(&info, "cluster_enabled") == Some("1"),
         replicas: line(&info, "connected_slaves").and_then(|count| count.parse().ok()),
         used_memory: number("used_memory"),
         is_aof_well: line(&info, "aof_last_write_status") != Some("err"),
@@ -153,18 +145,7 @@ async fn server(
 async fn stream(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
-) -> Result<Result<StreamFacts, SinkError>, NoContact> {
+) -> Result<Result<(), SinkError>, NoContact> {
     let answers = ask(connection, &questions(keys)).await?;
-    if let Err(error) = judge(&answers) {
-        return Ok(Err(error));
-    }
-    let is_there = answers.first().and_then(text).as_deref() == Some("stream");
-    let mut question = redis::cmd("XLEN");
-    question.arg(&keys.stream);
-    let answers = ask(connection, &[question]).await?;
-    let length = match answers.first() {
-        Some(Value::Int(length)) if is_there => u64::try_from(*length).ok(),
-        _ => None,
-    };
-    Ok(Ok(StreamFacts { length }))
+    Ok(judge(&answers))
 }

@@ -22,7 +22,7 @@ mod stream;
 mod troubles;
 mod worker;
 
-pub use look::{RedisFacts, ServerFacts, StreamFacts, look};
+pub use look::{RedisFacts, ServerFacts, look};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -131,7 +131,6 @@ impl Sink for RedisSink {
     }
 
     fn take(&mut self, delivered: &mut Vec<Seq>, reports: &mut Vec<Report>) {
-        // First the signal: what comes after it wakes us again.
         self.shared.to_relay.reset();
         {
             let mut content = self.shared.content();

@@ -9,12 +9,10 @@ use redis::{Cmd, Value};
 
 use super::batch::{Batch, Kept};
 use super::errors::{Refusal, classify};
-use crate::sink::{Durability, RedisConfig, Trim};
+use crate::sink::{Durability, HELD_ON_THE_WAY, RedisConfig, SinkError, Trim};
 
 /// What a call carries out.
 pub(super) const ADD: &str = include_str!("add.lua");
-/// What can be under way beside the events of the window: those that were held.
-const HELD: usize = 1000;
 /// As many fields as Lua takes at once, and some to spare.
 pub(super) const MAX_HEADERS: usize = 3000;
 
@@ -29,7 +27,7 @@ pub(super) struct Terms {
 impl Terms {
     /// Of what a crash repeats, twice is remembered: the last of a set, and all of the one before.
     pub(super) fn of(config: &RedisConfig) -> Self {
-        let remembered = 2 * (config.in_flight_events + HELD);
+        let remembered = 2 * (config.in_flight_events + HELD_ON_THE_WAY);
         Self { remembered, max_len: config.max_len, trim: config.trim }
     }
 }
@@ -54,8 +52,14 @@ impl Keys {
     }
 
     /// Whether one node of a cluster has them all. A name with an odd brace has no such neighbours.
-    pub(super) fn are_together(&self) -> bool {
+    fn are_together(&self) -> bool {
         slot(&self.stream) == slot(&self.state)
+    }
+
+    /// Why a cluster has no place for them, if it has none.
+    pub(super) fn misplaced(&self) -> Option<SinkError> {
+        let reason = || "a brace in its name keeps it from a place in a cluster".to_owned();
+        (!self.are_together()).then(|| SinkError::WrongTopic(reason()))
     }
 }
 

@@ -1,13 +1,11 @@
 //! What the relay's thread and the sink's own give each other. One lock, held for moments; each side is
 //! woken once for many.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
 
 use super::batch::{Batch, size};
 use crate::ack::Seq;
+use crate::sink::signal::Signal;
 use crate::sink::{Record, Report};
 
 /// Batches kept for the next ones.
@@ -49,30 +47,6 @@ pub(super) struct Content {
     pub(super) reports: Vec<Report>,
     /// How often a stream began to take no records, as far as these reports say.
     pub(super) refusals: u64,
-}
-
-/// Wakes the other side, once per round.
-#[derive(Debug, Default)]
-pub(super) struct Signal {
-    is_given: AtomicBool,
-    notify: Notify,
-}
-
-impl Signal {
-    pub(super) fn give(&self) {
-        if !self.is_given.swap(true, Ordering::AcqRel) {
-            self.notify.notify_one();
-        }
-    }
-
-    /// To be called before the content is looked at: what comes after it wakes again.
-    pub(super) fn reset(&self) {
-        self.is_given.store(false, Ordering::Release);
-    }
-
-    pub(super) async fn given(&self) {
-        self.notify.notified().await;
-    }
 }
 
 impl Shared {

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::batch::Batch;
 use super::script::Keys;
+use crate::retry::Backoff;
 use crate::sink::SinkError;
 
-/// The first wait after something that passes, and the longest.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// The waits after something that passes.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1), 0.0);
 
 /// A stream, from the first look at it on.
 pub(super) struct Stream {
@@ -134,10 +135,9 @@ impl Stream {
     }
 }
 
-/// How long to wait after so many failures.
+/// How long to wait after another failure, and so many before it.
 pub(super) fn backoff(failures: u32) -> Duration {
-    let [first, longest] = BACKOFF;
-    first.saturating_mul(2_u32.saturating_pow(failures)).min(longest)
+    BACKOFF.wait(failures.saturating_add(1), 0.5)
 }
 
 #[cfg(test)]
@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn waits_grow_and_end() {
-        assert_eq!(backoff(0), BACKOFF[0]);
-        assert_eq!(backoff(1), 2 * BACKOFF[0]);
-        assert_eq!(backoff(400), BACKOFF[1]);
+        assert_eq!(backoff(0), Duration::from_millis(20));
+        assert_eq!(backoff(1), Duration::from_millis(40));
+        assert_eq!(backoff(u32::MAX), Duration::from_secs(1));
     }
 }

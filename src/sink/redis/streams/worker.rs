@@ -185,12 +185,10 @@ impl Worker {
             Question::Stream { stream, name, .. } => {
                 self.stream_of(*stream, name);
                 let found = self.streams.get(*stream);
-                let is_split = found.is_some_and(|stream| !stream.keys.are_together());
-                if is_split && matches!(self.place, Place::Cluster { .. }) {
-                    let reason =
-                        "a brace in its name keeps it from a place in a cluster".to_owned();
-                    let report = topic(name, Err(SinkError::WrongTopic(reason)));
-                    self.shared.report(report);
+                if let Place::Cluster { .. } = self.place
+                    && let Some(error) = found.and_then(|stream| stream.keys.misplaced())
+                {
+                    self.shared.report(topic(name, Err(error)));
                     return;
                 }
                 found.and_then(|stream| stream.node)
@@ -217,7 +215,7 @@ impl Worker {
     fn unanswered(&mut self, question: Question, reason: &NoContact) {
         match question {
             Question::Stream { name, .. } => {
-                let reason = SinkError::Unavailable(text_of(reason).to_owned());
+                let reason = SinkError::Unavailable(reason.text().to_owned());
                 self.shared.report(topic(&name, Err(reason)));
             }
             Question::Reachable => {
@@ -338,13 +336,4 @@ impl Refusing {
 
 fn topic(name: &str, result: Result<TopicInfo, SinkError>) -> Report {
     Report::Topic { name: name.to_owned(), result }
-}
-
-fn text_of(reason: &NoContact) -> &str {
-    match reason {
-        NoContact::Config(text)
-        | NoContact::Tls(text)
-        | NoContact::Login(text)
-        | NoContact::Unreachable(text) => text,
-    }
 }

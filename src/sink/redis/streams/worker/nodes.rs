@@ -312,6 +312,6 @@ fn refused(refusal: Refusal) -> SinkError {
 async fn look_at(mut connection: MultiplexedConnection, keys: &Keys) -> Result<(), SinkError> {
     match ask(&mut connection, &questions(keys)).await {
         Ok(answers) => judge(&answers),
-        Err(reason) => Err(SinkError::Unavailable(super::text_of(&reason).to_owned())),
+        Err(reason) => Err(SinkError::Unavailable(reason.text().to_owned())),
     }
 }
