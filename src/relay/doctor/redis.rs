@@ -234,24 +234,10 @@ mod tests {
     use super::super::topics::Known;
     use super::*;
     use crate::relay::finding::Severity;
-    use crate::sink::{Topology, Trim};
 
     fn redis(durability: Durability) -> RedisConfig {
-        RedisConfig {
-            relay_id: "r".to_owned(),
-            url: "redis://user:hunter2@h:1".to_owned(),
-            topology: Topology::Single,
-            username: Some("relay".to_owned()),
-            password: None,
-            tls_ca: None,
-            tls_cert: None,
-            tls_key: None,
-            durability,
-            max_len: 0,
-            trim: Trim::Read,
-            in_flight_events: 1,
-            in_flight_bytes: 1,
-        }
+        let config = RedisConfig::at("redis://user:hunter2@h:1");
+        RedisConfig { username: Some("relay".to_owned()), durability, ..config }
     }
 
     fn server(settings: &[(&str, &str)]) -> ServerFacts {

@@ -44,8 +44,7 @@ fn varint(number: i64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::HeaderList;
-    use crate::sink::EventRef;
+    use crate::sink::{EventRef, Parcel};
 
     #[test]
     fn numbers_take_as_many_bytes_as_kafka_gives_them() {
@@ -56,17 +55,8 @@ mod tests {
 
     #[test]
     fn an_empty_record_is_all_overhead() {
-        let headers = HeaderList::default();
-        let record = Record {
-            event: EventRef::default(),
-            topic: "t",
-            partition: 0,
-            key: None,
-            headers: headers.view(),
-            value: None,
-            timestamp: None,
-            alone: false,
-        };
+        let parcel = Parcel::default();
+        let record = parcel.record(EventRef::default(), "t", false);
         // Length, attributes, time, offset, no key, no value, no headers.
         assert_eq!(batch_bytes(&record), 61 + 7);
         let large = Record { value: Some(&[0; 1000]), ..record };

@@ -86,6 +86,28 @@ impl RedisConfig {
     }
 }
 
+#[cfg(test)]
+impl RedisConfig {
+    /// The server there, and otherwise what is so where nothing is said.
+    pub(crate) fn at(url: &str) -> Self {
+        Self {
+            relay_id: "outboxd".to_owned(),
+            url: url.to_owned(),
+            topology: Topology::Single,
+            username: None,
+            password: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            durability: Durability::Memory,
+            max_len: 0,
+            trim: Trim::Read,
+            in_flight_events: 10_000,
+            in_flight_bytes: 64 << 20,
+        }
+    }
+}
+
 impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisConfig")

@@ -248,22 +248,12 @@ fn wait(tries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::HeaderList;
-    use crate::sink::{EventRef, Record};
+    use crate::sink::{EventRef, Parcel};
 
     fn message(subject: &str, seq: u64) -> Outgoing {
-        let headers = HeaderList::default();
-        let record = Record {
-            event: EventRef { id: "x", ..EventRef::default() },
-            topic: subject,
-            partition: 0,
-            key: None,
-            headers: headers.view(),
-            value: None,
-            timestamp: None,
-            alone: false,
-        };
-        Outgoing::new(&record, seq).unwrap()
+        let parcel = Parcel::default();
+        let event = EventRef { id: "x", ..EventRef::default() };
+        Outgoing::new(&parcel.record(event, subject, false), seq).unwrap()
     }
 
     fn send_all(flight: &mut Flight, at: Instant) -> Vec<u64> {

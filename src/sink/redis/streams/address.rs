@@ -119,27 +119,8 @@ fn parse_host(text: &str, usual: u16) -> Option<Host> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::sink::{Durability, Trim};
-
-    pub(in super::super) fn config(url: &str) -> RedisConfig {
-        RedisConfig {
-            relay_id: "outboxd".to_owned(),
-            url: url.to_owned(),
-            topology: Topology::Single,
-            username: None,
-            password: None,
-            tls_ca: None,
-            tls_cert: None,
-            tls_key: None,
-            durability: Durability::Memory,
-            max_len: 0,
-            trim: Trim::Read,
-            in_flight_events: 10_000,
-            in_flight_bytes: 64 << 20,
-        }
-    }
 
     fn hosts(address: &Address) -> String {
         address.hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(" ")
@@ -148,14 +129,15 @@ pub(super) mod tests {
     #[test]
     fn a_url_says_where_and_who() {
         let address =
-            Address::of(&config("rediss://me:s%40y@a/3,rediss://b:7000,[::1]:7001")).unwrap();
+            Address::of(&RedisConfig::at("rediss://me:s%40y@a/3,rediss://b:7000,[::1]:7001"))
+                .unwrap();
         assert!(address.tls);
         assert_eq!(address.username.as_deref(), Some("me"));
         assert_eq!(address.password.as_deref(), Some("s@y"));
         assert_eq!((hosts(&address).as_str(), address.database), ("a:6379 b:7000 [::1]:7001", 3));
-        let address = Address::of(&config("redis://:secret@h")).unwrap();
+        let address = Address::of(&RedisConfig::at("redis://:secret@h")).unwrap();
         assert_eq!((address.username, address.password.as_deref()), (None, Some("secret")));
-        let mut sentinel = config("redis://s1,redis://s2:5");
+        let mut sentinel = RedisConfig::at("redis://s1,redis://s2:5");
         sentinel.topology = Topology::Sentinel { master: "m".to_owned() };
         sentinel.password = Some("other".to_owned());
         let address = Address::of(&sentinel).unwrap();
@@ -176,17 +158,17 @@ pub(super) mod tests {
             "redis://u:hunter2@h,rediss://u:hunter2@h",
             "redis://u:hunter2@[::1",
         ] {
-            let said = Address::of(&config(url)).err().unwrap();
+            let said = Address::of(&RedisConfig::at(url)).err().unwrap();
             assert!(said.starts_with("redis.url") && !said.contains("hunter2"), "{url}: {said}");
         }
     }
 
     #[test]
     fn what_cannot_be_meant_is_told() {
-        let mut cluster = config("redis://h/1");
+        let mut cluster = RedisConfig::at("redis://h/1");
         cluster.topology = Topology::Cluster;
         assert!(Address::of(&cluster).err().unwrap().contains("database"));
-        let mut half = config("rediss://h");
+        let mut half = RedisConfig::at("rediss://h");
         half.tls_cert = Some("c".into());
         assert!(Address::of(&half).err().unwrap().contains("tls_key"));
     }
