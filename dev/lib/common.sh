@@ -67,15 +67,40 @@ debian_unpack() {
   say "fetching $package ..."
   mkdir -p "$DEV_DIR"
   work=$(mktemp -d "$DEV_DIR/fetch.XXXXXX")
-  (cd "$work" && { apt_download "$package" || { apt-get update -qq && apt_download "$package"; }; } >&2)
-  mkdir "$work/tree"
-  dpkg-deb -x "$work/$package"_*.deb "$work/tree"
-  mv -T "$work/tree" "$dir" 2>/dev/null || [ -x "$dir/$file" ]
-  rm -rf "$work"
+  (cd "$work" && { apt_quietly download "$package" || { apt_quietly update && apt_quietly download "$package"; }; } >&2)
+  unpack_into "$work" "$package" "$dir" "$file"
 }
 
-# The warning that root is not confined while it downloads says nothing here.
-apt_download() { apt-get download -qq "$@" 2> >(grep -v '_apt' >&2); }
+# unpack_into WORK PACKAGE DIRECTORY FILE: what was fetched into WORK, which is removed.
+unpack_into() {
+  mkdir "$1/tree"
+  dpkg-deb -x "$1/$2"_*.deb "$1/tree"
+  mv -T "$1/tree" "$3" 2>/dev/null || [ -x "$3/$4" ]
+  rm -rf "$1"
+}
+
+# debian_unpack_backport PACKAGE DIRECTORY FILE: the same from the backports of this Debian, which the system goes on
+# without.
+debian_unpack_backport() {
+  local package=$1 dir=$2 file=$3 work
+  [ -x "$dir/$file" ] && return
+  command -v apt-get >/dev/null || die "please install: $package"
+  say "fetching $package ..."
+  mkdir -p "$DEV_DIR"
+  work=$(mktemp -d "$DEV_DIR/fetch.XXXXXX")
+  mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+  local debian from
+  debian=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  from=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk -v name="$debian" '$2 == name { print $1; exit }')
+  echo "deb ${from:?no source of Debian $debian is known} $debian-backports main" >"$work/sources.list"
+  local apt=(-o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
+    -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache")
+  (cd "$work" && apt_quietly "${apt[@]}" update && apt_quietly "${apt[@]}" download "$package") >&2
+  unpack_into "$work" "$package" "$dir" "$file"
+}
+
+# As who asks: the user that apt takes otherwise may not write where we do.
+apt_quietly() { apt-get -qq -o APT::Sandbox::User="$(id -un)" "$@"; }
 
 # build_tools: what cargo needs here.
 build_tools() {

@@ -1,4 +1,4 @@
-# Redis, Debian's. Sourced after common.sh.
+# Redis, Debian's; and Valkey, which knows what Redis has since 7.2. Sourced after common.sh.
 
 # redis_install: prints the path of redis-server.
 redis_install() {
@@ -15,6 +15,21 @@ redis_install() {
     found=$dir/redis-server
   fi
   "$found" --version | grep -q '^Redis server' || die "$found is no Redis server"
+  echo "$found"
+}
+
+# valkey_install: prints the path of valkey-server, of Debian's backports.
+valkey_install() {
+  local dir=$DEV_DIR/valkey found
+  found=$(command -v valkey-server || true)
+  if [ -z "$found" ]; then
+    # It is linked against what Redis needs, too, and is like it by its name what it is.
+    redis_install >/dev/null
+    debian_unpack_backport valkey-tools "$dir" usr/bin/valkey-check-rdb
+    ln -sf usr/bin/valkey-check-rdb "$dir/valkey-server"
+    found=$dir/valkey-server
+  fi
+  "$found" --version | grep -q '^Valkey server' || die "$found is no Valkey server"
   echo "$found"
 }
 
