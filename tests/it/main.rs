@@ -108,6 +108,7 @@ mod retrying;
 mod route_command;
 mod routing;
 mod scheduled;
+mod sinks;
 mod sinks_configured;
 mod standby;
 mod statuses;
