@@ -110,6 +110,7 @@ mod routing;
 mod scheduled;
 mod sinks;
 mod sinks_configured;
+mod sinks_reload;
 mod standby;
 mod statuses;
 mod support;
