@@ -109,6 +109,7 @@ mod route_command;
 mod routing;
 mod scheduled;
 mod sinks;
+mod sinks_canary;
 mod sinks_configured;
 mod sinks_reload;
 mod standby;
