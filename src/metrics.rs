@@ -147,7 +147,7 @@ meters! {
     status_write: Histogram = "outbox_status_write_seconds";
     /// Records that may be in Kafka twice: under way when a session ended.
     redelivered: Counter = "outbox_redelivered_total";
-    /// Events that came again and were left out, because they were settled.
+    /// Events that came again and were left out: they were settled, or the sink had them.
     duplicates_suppressed: Counter = "outbox_duplicates_suppressed_total";
     /// Producers that could not go on.
     producer_fatal: Counter = "outbox_producer_fatal_total";

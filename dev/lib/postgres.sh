@@ -92,6 +92,7 @@ max_connections = 200
 max_prepared_transactions = 10
 shared_buffers = 256MB
 max_wal_size = 4GB
+max_slot_wal_keep_size = 16GB
 fsync = ${PG_FSYNC:-on}
 log_line_prefix = '%m [%p] %a '
 CONF

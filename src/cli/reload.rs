@@ -58,7 +58,7 @@ impl Reloader {
         let later = Reading::of(&self.sources)?;
         let before = self.last.as_ref().unwrap_or(&self.began);
         let changes = before.changes(&later)?;
-        let new = Credentials::of(&later.config.relay);
+        let new = Credentials::renewed(&self.began.config.relay, &later.config.relay);
         let is_tried = !changes.postgres || tries_postgres(&new).await?;
         let is_tried = (!changes.sink || self.tries_sink(&new).await?) && is_tried;
         if let (Some(token), Some(new)) =

@@ -27,19 +27,30 @@ pub struct Changes {
 }
 
 /// The keys that a relay that runs takes on, and whose they are.
-const TAKEN_ON: [(&str, Whose); 13] = [
+const TAKEN_ON: [(&str, Whose); 24] = [
     ("postgres.url", Whose::Postgres),
     ("postgres.url_file", Whose::Postgres),
     ("kafka.properties", Whose::Sink),
     ("kafka.properties_file", Whose::Sink),
+    ("redis.url", Whose::Sink),
+    ("redis.url_file", Whose::Sink),
     ("redis.username", Whose::Sink),
     ("redis.password", Whose::Sink),
     ("redis.password_file", Whose::Sink),
+    ("redis.tls_ca", Whose::Sink),
+    ("redis.tls_cert", Whose::Sink),
+    ("redis.tls_key", Whose::Sink),
+    ("nats.url", Whose::Sink),
+    ("nats.url_file", Whose::Sink),
     ("nats.user", Whose::Sink),
     ("nats.password", Whose::Sink),
     ("nats.password_file", Whose::Sink),
     ("nats.token", Whose::Sink),
     ("nats.token_file", Whose::Sink),
+    ("nats.credentials_file", Whose::Sink),
+    ("nats.tls_ca", Whose::Sink),
+    ("nats.tls_cert", Whose::Sink),
+    ("nats.tls_key", Whose::Sink),
     ("admin.token_file", Whose::Admin),
 ];
 
@@ -57,8 +68,8 @@ impl Reading {
     /// What is different in a `later` one.
     ///
     /// # Errors
-    /// It is for another database, which is another outbox with a position of its own; or `/api` would
-    /// come or go.
+    /// It is for another database, which is another outbox with a position of its own, or for another
+    /// server of Redis or NATS; or `/api` would come or go.
     pub fn changes(&self, later: &Self) -> Result<Changes, Failure> {
         let (before, after) = (&self.config, &later.config);
         let refused = |text: &str| {
@@ -67,6 +78,10 @@ impl Reading {
         };
         if before.relay.server.database != after.relay.server.database {
             return refused("postgres.url names another database");
+        }
+        let (old, new) = (&before.relay.sink, &after.relay.sink);
+        if let Some(key) = old.elsewhere(new) {
+            return refused(&format!("{key} names another place than {}", old.describe()));
         }
         if before.admin.token.is_some() != after.admin.token.is_some() {
             return refused("admin.token_file was set, or is not set any more");
@@ -81,8 +96,9 @@ impl Reading {
             let by_key = keys.filter(|(key, _)| differing.contains(key)).count() > 0;
             by_key || of(&self.settings) != of(&later.settings)
         };
-        let (postgres, sink, token) =
-            (changed(Whose::Postgres), changed(Whose::Sink), changed(Whose::Admin));
+        // Of another kind of sink nothing is taken on.
+        let sink = old.name() == new.name() && changed(Whose::Sink);
+        let (postgres, token) = (changed(Whose::Postgres), changed(Whose::Admin));
         differing.retain(|key| TAKEN_ON.iter().all(|(taken_on, _)| taken_on != key));
         Ok(Changes { postgres, sink, token, rest: differing })
     }

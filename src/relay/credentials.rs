@@ -33,6 +33,13 @@ impl Credentials {
         Self { server: config.server.clone(), sink: config.sink.clone() }
     }
 
+    /// What a relay that `began` so works with when these are taken on.
+    pub fn renewed(began: &RelayConfig, later: &RelayConfig) -> Self {
+        let mut renewed = Self { server: later.server.clone(), sink: began.sink.clone() };
+        renewed.sink.take_credentials(&later.sink);
+        renewed
+    }
+
     /// Has a configuration say the same.
     pub(super) fn apply(&self, config: &mut RelayConfig) {
         config.server = self.server.clone();

@@ -40,6 +40,7 @@ impl<S: Sink> Publisher<S> {
             }
             Report::Failed { seq, error, parcel } => self.failed(seq, &error, parcel, now)?,
             Report::Reachable(result) => self.reached(result.map_err(failure_of_sink), now),
+            Report::Suppressed(count) => self.meters.duplicates_suppressed.increment(count),
             Report::Fatal(reason) => {
                 self.meters.producer_fatal.increment(1);
                 count_error(self.sink.name().label, "fatal");

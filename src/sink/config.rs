@@ -37,7 +37,22 @@ impl SinkConfig {
         }
     }
 
-    /// Takes over from `other` how to be let in, and nothing else.
+    /// The key by which `other`, of the same kind, is somewhere else: the one that names the servers and
+    /// can hold a secret, too.
+    pub fn elsewhere(&self, other: &Self) -> Option<&'static str> {
+        match (self, other) {
+            (Self::Redis(own), Self::Redis(other)) if own.place() != other.place() => {
+                Some("redis.url")
+            }
+            (Self::Nats(own), Self::Nats(other)) if own.describe() != other.describe() => {
+                Some("nats.url")
+            }
+            (Self::Kafka(_) | Self::Redis(_) | Self::Nats(_), _) => None,
+        }
+    }
+
+    /// Takes over from `other`, which is not [elsewhere](Self::elsewhere), how to be let in, and nothing
+    /// else.
     pub fn take_credentials(&mut self, other: &Self) {
         match (self, other) {
             (Self::Kafka(own), Self::Kafka(other)) => own.properties.clone_from(&other.properties),

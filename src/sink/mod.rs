@@ -68,12 +68,14 @@ impl SinkName {
 
 /// Hosts and ports of an address of several servers, without anything that could be a secret.
 pub(crate) fn hosts_of(url: &str) -> String {
-    let host = |part: &str| {
-        let rest = part.split_once("://").map_or(part, |(_, rest)| rest);
-        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        host.split(['/', '?', '#']).next().unwrap_or_default().trim().to_owned()
-    };
+    let host = |part| without_login(part).split(['/', '?', '#']).next().unwrap_or_default();
     url.split(',').map(host).collect::<Vec<_>>().join(",")
+}
+
+/// An address of one server from its host on.
+fn without_login(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once('@').map_or(rest, |(_, host)| host).trim()
 }
 
 /// The event that a record is of. Some sinks tell it to others; some know by it what they have already.
@@ -287,6 +289,9 @@ pub enum Report {
     },
     /// The sink as a whole can or cannot be reached.
     Reachable(Result<(), NoContact>),
+    /// So many of the delivered records were there already, known by their event's id: they are there
+    /// once. A sink that does not know what it has says nothing of it.
+    Suppressed(u64),
     /// The producer cannot go on: the session must end.
     Fatal(String),
 }

@@ -143,11 +143,13 @@ pub(super) const VISIBLE: &str = "\
      SELECT ordinal FROM outboxd.held_event WHERE relay_id = $1 AND ordinal = ANY ($2) \
      AND (xid IS NULL OR pg_visible_in_snapshot(xid, pg_current_snapshot()))";
 
-/// The failures that rows do not show yet, after the number `$2`.
+/// The failures that rows do not show yet, after the number `$2`. What is given up has no next attempt:
+/// until its dead letter is delivered, `due_at` is that letter's.
 pub(super) const UNWRITTEN: &str = "\
-     SELECT ordinal, event_id, attempts, last_error, (extract(epoch FROM due_at) * 1000000)::int8, \
-        exhausted OR reason = 'dead' \
-     FROM outboxd.held_event WHERE relay_id = $1 AND unwritten AND ordinal > $2 \
+     SELECT ordinal, event_id, attempts, last_error, \
+        CASE WHEN NOT is_final THEN (extract(epoch FROM due_at) * 1000000)::int8 END, is_final \
+     FROM outboxd.held_event, LATERAL (SELECT exhausted OR reason = 'dead' AS is_final) AS given_up \
+     WHERE relay_id = $1 AND unwritten AND ordinal > $2 \
      ORDER BY ordinal LIMIT 100";
 
 /// Of `$2` numbers, those whose rows can show a failure. What waits for something else never failed.

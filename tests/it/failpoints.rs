@@ -20,7 +20,7 @@ async fn stage(name: &str) -> (Stage, RelayOptions) {
 }
 
 /// Starts a relay that dies when it passes `failpoint`, and waits for that.
-async fn dies_at(options: &RelayOptions, failpoint: &str) {
+pub async fn dies_at(options: &RelayOptions, failpoint: &str) {
     let mut relay = options.clone().variable(VARIABLE, failpoint).start();
     let ended = relay.wait().await;
     let end = ended.signal();

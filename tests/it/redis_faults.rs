@@ -208,3 +208,18 @@ async fn trimming_spares_what_a_group_needs_unless_it_is_forced() {
     assert!((500..900).contains(&length(&redis)), "{}", length(&redis));
     hand.close().await;
 }
+
+/// Nothing else is under way that could show it: the next look-up is made over another connection.
+#[tokio::test]
+async fn a_connection_that_is_gone_is_noticed_by_who_only_asks() {
+    let redis = TempRedis::start(&[]).await;
+    let mut hand = Hand::to(&redis.config(), "asked").await;
+    for _ in 0..3 {
+        redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        hand.may_send("asked").await;
+    }
+    hand.send("asked", 0..10).await;
+    hand.wait_for(10).await;
+    assert_eq!(redis.ids("asked"), event_ids(0..10));
+    hand.close().await;
+}

@@ -12,22 +12,22 @@ use crate::support::small::Small;
 use crate::support::stage::Stage;
 use crate::support::wait::{LATER, SOON, eventually};
 
-const TAKEN_ON: &str = "read again, and taken on";
-const KEPT: &str = "everything stays as it was";
+pub const TAKEN_ON: &str = "read again, and taken on";
+pub const KEPT: &str = "everything stays as it was";
 
-fn count(relay: &Relay, text: &str) -> usize {
+pub fn count(relay: &Relay, text: &str) -> usize {
     relay.logged().iter().filter(|line| line.contains(text)).count()
 }
 
 /// Has everything read again, and waits for `text`.
-async fn reload(relay: &Relay, text: &str) {
+pub async fn reload(relay: &Relay, text: &str) {
     let before = count(relay, text);
     relay.signal(Signal::SIGHUP);
     eventually(format!("{text:?} again"), SOON, || async { count(relay, text) > before }).await;
 }
 
 /// Replaces a file as whoever rotates secrets does.
-fn write(path: &Path, text: &str) {
+pub fn write(path: &Path, text: &str) {
     let next = path.with_extension("next");
     std::fs::write(&next, text).unwrap();
     std::fs::rename(next, path).unwrap();

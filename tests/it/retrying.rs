@@ -164,6 +164,12 @@ async fn a_failing_dead_letter_topic_loses_nothing_and_unblocks_nothing() {
     let held = "SELECT count(*) FROM (SELECT FROM outboxd.held_event \
                 HAVING array_agg(reason ORDER BY ordinal) = '{retry,parked}') x";
     scene.wait_until("the event and its key to be held", held).await;
+    // It is given up, and is not tried again: only its letter is on its way.
+    let row = format!(
+        "SELECT count(*) FROM outbox WHERE id = '{poison}' AND status = 'FAILED' AND attempts = 1 \
+         AND next_attempt_at IS NULL"
+    );
+    scene.wait_until("the row to say so", &row).await;
     stays("the key", Duration::from_secs(3), || async {
         scene.small.kafka.read(&[&scene.small.topic]).len() == 1
     })

@@ -5,24 +5,20 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
+use crate::support::canary::{CANARY, Ears, TOKEN};
 use crate::support::database::Database;
 use crate::support::records::Kafka;
-use crate::support::relay::{Relay, RelayOptions, http};
+use crate::support::relay::RelayOptions;
 use crate::support::secure::{PASSWORD, SecureBroker};
 use crate::support::small::Small;
 use crate::support::unique;
 use crate::support::wait::{SOON, eventually};
 
-/// Every one begins so.
-const CANARY: &str = "canary-";
-const TOKEN: &str = "canary-of-the-admin-token";
-
 struct Scene {
     secure: Arc<SecureBroker>,
     small: Small,
     directory: tempfile::TempDir,
-    /// Everything that was said, by whom.
-    said: Vec<(String, String)>,
+    ears: Ears,
 }
 
 impl Scene {
@@ -33,7 +29,7 @@ impl Scene {
         kafka.create_topic(&topic, 1, &[("max.message.bytes", "2000")]).await;
         let database = Database::new("canaries").await;
         let small = Small { database, kafka, topic };
-        Self { secure, small, directory: tempfile::tempdir().unwrap(), said: Vec::new() }
+        Self { secure, small, directory: tempfile::tempdir().unwrap(), ears: Ears::default() }
     }
 
     /// A file with a secret in it.
@@ -79,60 +75,6 @@ impl Scene {
                    topic => $4, tenant_id => 'canary-tenant')::text";
         self.small.database.row(sql, &[&key, &payload, &headers, &self.small.topic]).await;
     }
-
-    /// What every page of the listener says.
-    async fn ask_all(&mut self, relay: &Relay, when: &str) {
-        let address = relay.admin().await;
-        let bearer = format!("Bearer {TOKEN}");
-        let headers = [("host", address.as_str()), ("authorization", bearer.as_str())];
-        for page in [
-            "/livez",
-            "/readyz?verbose",
-            "/metrics",
-            "/version",
-            "/",
-            "/api/v1/status",
-            "/api/v1/slot",
-            "/api/v1/events",
-            "/api/v1/keys",
-            "/api/v1/dlq",
-            "/api/v1/events/none?value=true",
-        ] {
-            let answer = http(&address, "GET", page, &headers, "").await;
-            self.said.push((format!("{page} {when}"), format!("{answer:?}")));
-        }
-        for body in ["{\"canary\": 1", "[]", "{\"ids\": {}}"] {
-            let answer = http(&address, "POST", "/api/v1/events/retry", &headers, body).await;
-            self.said.push((
-                format!("POST {body} {when}"),
-                format!("{answer:?}").replace("canary\\\"", ""),
-            ));
-        }
-    }
-
-    /// What every command says.
-    fn run_all(&mut self, options: &RelayOptions, when: &str) {
-        for arguments in [
-            &["config", "show"][..],
-            &["check"],
-            &["doctor"],
-            &["doctor", "-o", "json"],
-            &["status"],
-            &["status", "-o", "json"],
-            &["events", "list", "-o", "json"],
-            &["keys", "list"],
-            &["dlq", "list", "-o", "json"],
-            &["slot", "show"],
-        ] {
-            let (code, out, complaint) = options.command_output(arguments);
-            self.said.push((format!("{arguments:?} {when}"), format!("{code} {out} {complaint}")));
-        }
-    }
-
-    fn hear(&mut self, relay: &Relay, when: &str) {
-        let lines = relay.logged().join("\n");
-        self.said.push((format!("the log {when}"), lines));
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,8 +97,8 @@ async fn no_secret_and_no_payload_is_ever_shown() {
     scene.small.database.execute(check).await;
     scene.emit("stuck", 1, "{}").await;
     relay.wait_until_logged("a row refused its status").await;
-    scene.ask_all(&relay, "while it runs").await;
-    scene.run_all(&options, "while it runs");
+    scene.ears.ask_all(&relay, "while it runs").await;
+    scene.ears.run_all(&options, "while it runs");
     // The stream breaks; then what is read again is wrong, and then right.
     let end = format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -173,7 +115,7 @@ async fn no_secret_and_no_payload_is_ever_shown() {
     scene.file("url", "postgres://postgres:canary-of-the-url@127.0.0.1:1/x y?sslmode=allow");
     relay.signal(Signal::SIGHUP);
     relay.wait_until_logged("OBX-1001").await;
-    scene.hear(&relay, "of the first relay");
+    scene.ears.hear_log(&relay, "of the first relay");
     assert!(relay.has_logged("TRACE") && relay.has_logged("librdkafka"));
     relay.kill().await;
 
@@ -182,9 +124,9 @@ async fn no_secret_and_no_payload_is_ever_shown() {
     scene.file("password", "canary-wrong");
     let relay = options.start();
     relay.tells("OBX-4012").await;
-    scene.ask_all(&relay, "while it is not let in").await;
-    scene.run_all(&options, "while it is not let in");
-    scene.hear(&relay, "of the second relay");
+    scene.ears.ask_all(&relay, "while it is not let in").await;
+    scene.ears.run_all(&options, "while it is not let in");
+    scene.ears.hear_log(&relay, "of the second relay");
     relay.kill().await;
 
     // Mistakes in the configuration itself.
@@ -202,29 +144,9 @@ async fn no_secret_and_no_payload_is_ever_shown() {
             "postgres.url" => scene.options().unset("postgres.url_file").set(key, value),
             _ => scene.options().set(key, value),
         };
-        for arguments in [&["check"][..], &["config", "show"], &["run"]] {
-            let (code, out, complaint) = wrong.command_output(arguments);
-            // The name of a file is none.
-            let said = format!("{out} {complaint}").replace("/canary-is-no-file", "");
-            assert!(code != 0 || arguments[0] != "run", "{key} {value}: {said}");
-            scene.said.push((format!("{arguments:?} with {key} = {value}"), said));
-        }
+        scene.ears.run_with_mistake(&wrong, "run", &format!("{key} = {value}"));
     }
-
-    let kept = scene.small.database.row(
-        "SELECT coalesce((SELECT string_agg(r::text, ' ') FROM outboxd.relay r), '') || \
-            coalesce((SELECT string_agg(a::text, ' ') FROM outboxd.audit a), '') || \
-            coalesce((SELECT string_agg(concat(last_error, error_code), ' ') FROM outboxd.held_event), '') || \
-            coalesce((SELECT string_agg(last_error, ' ') FROM outbox), '')",
-        &[],
-    );
-    let kept: String = kept.await.get(0);
-    assert!(kept.contains("OBX-"), "errors are kept: {kept}");
-    scene.said.push(("the tables".to_owned(), kept));
-    for (who, said) in &scene.said {
-        let leaks: Vec<_> = said.lines().filter(|line| line.contains(CANARY)).take(3).collect();
-        assert!(leaks.is_empty(), "{who}: {leaks:#?}");
-    }
-    assert!(scene.said.len() > 60);
+    scene.ears.read_tables(&scene.small.database).await;
+    scene.ears.have_heard_none(&[CANARY], 60);
     scene.small.database.clear().await;
 }

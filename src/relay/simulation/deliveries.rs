@@ -251,7 +251,7 @@ impl Witness {
                     self.world.tally(|tally| tally.topics_away += 1);
                 }
                 Report::Fatal(_) => self.fails(),
-                Report::Reachable(_) => {}
+                Report::Reachable(_) | Report::Suppressed(_) => {}
             }
         }
     }

@@ -50,12 +50,8 @@ impl NatsConfig {
     /// Takes over from `other` how to be let in, and nothing else.
     pub(in crate::sink) fn take_credentials(&mut self, other: &Self) {
         let Self { url, user, password, token, credentials_file, .. } = other.clone();
-        // What it names besides a login is another place: a start takes it on.
-        if super::super::hosts_of(&url) == self.describe() {
-            self.url = url;
-        }
+        (self.url, self.credentials_file) = (url, credentials_file);
         (self.user, self.password, self.token) = (user, password, token);
-        self.credentials_file = credentials_file;
         let Self { tls_ca, tls_cert, tls_key, .. } = other.clone();
         (self.tls_ca, self.tls_cert, self.tls_key) = (tls_ca, tls_cert, tls_key);
     }

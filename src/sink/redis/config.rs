@@ -74,14 +74,15 @@ impl RedisConfig {
         super::super::hosts_of(&self.url)
     }
 
+    /// The servers and the database, without the login.
+    pub(in crate::sink) fn place(&self) -> Vec<&str> {
+        self.url.split(',').map(super::super::without_login).collect()
+    }
+
     /// Takes over from `other` how to be let in, and nothing else.
     pub(in crate::sink) fn take_credentials(&mut self, other: &Self) {
         let Self { url, username, password, tls_ca, tls_cert, tls_key, .. } = other.clone();
-        // What it names besides a login is another place: a start takes it on.
-        if super::super::hosts_of(&url) == self.describe() {
-            self.url = url;
-        }
-        (self.username, self.password) = (username, password);
+        (self.url, self.username, self.password) = (url, username, password);
         (self.tls_ca, self.tls_cert, self.tls_key) = (tls_ca, tls_cert, tls_key);
     }
 }

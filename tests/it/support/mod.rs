@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod browser;
+pub mod canary;
 pub mod certificates;
 pub mod checker;
 pub mod conduct;

@@ -31,6 +31,8 @@ pub struct Message {
     pub subject: String,
     pub headers: BTreeMap<String, String>,
     pub data: Vec<u8>,
+    /// When it was stored, in milliseconds since 1970.
+    pub time: i64,
 }
 
 impl Message {
@@ -130,6 +132,11 @@ impl TempNats {
         self.signal(Signal::SIGCONT);
     }
 
+    /// From now on the test itself logs in like this.
+    pub fn log_in_as(&mut self, login: ConnectOptions) {
+        self.login = login;
+    }
+
     /// A connection of the test's own.
     pub async fn client(&self) -> Client {
         until("the NATS server to answer", SOON, || async {
@@ -171,6 +178,7 @@ impl TempNats {
                 subject: message.subject.to_string(),
                 headers: headers.collect(),
                 data: message.payload.to_vec(),
+                time: i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap(),
             });
         }
         messages

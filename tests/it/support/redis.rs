@@ -125,12 +125,19 @@ impl TempRedis {
 
     /// The stream's entries: of each its fields, in order.
     pub fn entries(&self, stream: &str) -> Vec<Vec<(String, String)>> {
+        self.stamped_entries(stream).into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// The same, with when each was stored, in milliseconds since 1970.
+    pub fn stamped_entries(&self, stream: &str) -> Vec<(i64, Vec<(String, String)>)> {
         let printed = self.cli(&["--json", "XRANGE", stream, "-", "+"]);
         let entries: Vec<(String, Vec<String>)> = serde_json::from_str(&printed).unwrap();
         let pairs = |fields: Vec<String>| {
             fields.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
         };
-        entries.into_iter().map(|(_, fields)| pairs(fields)).collect()
+        // An entry's id begins with its time.
+        let time = |id: &str| id.split('-').next().unwrap().parse().unwrap();
+        entries.into_iter().map(|(id, fields)| (time(&id), pairs(fields))).collect()
     }
 
     /// The ids of the stream's events, in order.
@@ -180,6 +187,8 @@ pub struct Hand {
     pub topics: BTreeMap<String, Result<TopicInfo, SinkError>>,
     /// What it said of being reachable, in order.
     pub reachable: Vec<Result<(), NoContact>>,
+    /// How many of the delivered ones it had already.
+    pub suppressed: u64,
     pub fatal: Option<String>,
 }
 
@@ -191,6 +200,7 @@ impl Hand {
             failed: Vec::new(),
             topics: BTreeMap::new(),
             reachable: Vec::new(),
+            suppressed: 0,
             fatal: None,
         }
     }
@@ -272,6 +282,7 @@ impl Hand {
                     self.topics.insert(name, result);
                 }
                 Report::Reachable(result) => self.reachable.push(result),
+                Report::Suppressed(count) => self.suppressed += count,
                 Report::Fatal(reason) => self.fatal = Some(reason),
             }
         }

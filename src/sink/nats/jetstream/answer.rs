@@ -38,7 +38,7 @@ pub(super) mod number {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// This stream has it, or had it already.
-    Stored(String),
+    Stored { stream: String, is_duplicate: bool },
     /// Not now, for a reason that is not its own.
     Later(String),
     /// Perhaps its stream is not there, or is another one.
@@ -59,6 +59,8 @@ pub(super) enum Verdict {
 struct Ack {
     stream: Option<String>,
     seq: Option<u64>,
+    #[serde(default)]
+    duplicate: bool,
     error: Option<ApiError>,
 }
 
@@ -71,7 +73,9 @@ pub(super) fn verdict(answer: &Message) -> Verdict {
     }
     match serde_json::from_slice::<Ack>(&answer.payload) {
         Ok(Ack { error: Some(error), .. }) => refusal(error),
-        Ok(Ack { stream: Some(stream), seq: Some(_), .. }) => Verdict::Stored(stream),
+        Ok(Ack { stream: Some(stream), seq: Some(_), duplicate: is_duplicate, .. }) => {
+            Verdict::Stored { stream, is_duplicate }
+        }
         Ok(_) | Err(_) => Verdict::Noise,
     }
 }
@@ -125,9 +129,9 @@ mod tests {
 
     #[test]
     fn only_a_streams_word_is_an_acknowledgement() {
-        let stored = Verdict::Stored("S".to_owned());
-        assert_eq!(answer(r#"{"stream":"S","seq":1}"#, None), stored);
-        assert_eq!(answer(r#"{"stream":"S","seq":1,"duplicate":true}"#, None), stored);
+        let stored = |is_duplicate| Verdict::Stored { stream: "S".to_owned(), is_duplicate };
+        assert_eq!(answer(r#"{"stream":"S","seq":1}"#, None), stored(false));
+        assert_eq!(answer(r#"{"stream":"S","seq":1,"duplicate":true}"#, None), stored(true));
         for other in ["", "ok", "{}", r#"{"stream":"S"}"#, r#"{"seq":1}"#, "[1]"] {
             assert_eq!(answer(other, None), Verdict::Noise, "{other}");
         }

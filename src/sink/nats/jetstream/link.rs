@@ -126,8 +126,13 @@ impl Worker {
                         return End::Lost(NoContact::Unreachable("the client ended".to_owned()));
                     }
                     link.heard = Instant::now();
+                    let mut known = 0;
                     for answer in answers.drain(..) {
-                        self.answered(&answer, link, &mut delivered);
+                        known += u64::from(self.answered(&answer, link, &mut delivered));
+                    }
+                    if known > 0 {
+                        tracing::debug!(known, "messages were in their stream already");
+                        self.mailbox.report(Report::Suppressed(known));
                     }
                     if !delivered.is_empty() {
                         self.mailbox.deliver(&mut delivered);
@@ -195,24 +200,26 @@ impl Worker {
         }
     }
 
-    fn answered(&mut self, answer: &Message, link: &Link, delivered: &mut Vec<Seq>) {
+    /// Takes in what the server says to a message. Whether its stream had it already.
+    fn answered(&mut self, answer: &Message, link: &Link, delivered: &mut Vec<Seq>) -> bool {
         let number = answer.subject.rsplit('.').next().and_then(|number| number.parse().ok());
         let Some((number, message)) =
             number.and_then(|number| Some((number, self.flight.look(number)?)))
         else {
-            return;
+            return false;
         };
         let subject = message.subject.clone();
         let expected = self.subjects.get(&subject).map(|found| &*found.stream);
         match verdict(answer) {
-            Verdict::Stored(stream) if Some(stream.as_str()) == expected => {
+            Verdict::Stored { stream, is_duplicate } if Some(stream.as_str()) == expected => {
                 if let Some(message) = self.flight.end(number) {
                     self.mailbox.ended(1, message.bytes() as u64);
                     delivered.push(message.seq());
                 }
                 self.flight.taken(&subject);
+                return is_duplicate;
             }
-            Verdict::Stored(_) | Verdict::Noise => {
+            Verdict::Stored { .. } | Verdict::Noise => {
                 // Somebody else listens on the subject, and answers, too.
                 tracing::debug!(subject = subject.as_str(), "an answer that is not the stream's");
             }
@@ -228,6 +235,7 @@ impl Worker {
             Verdict::Closed(why) => self.give_up(&subject, &SinkError::WrongTopic(why)),
             Verdict::Unknown(why) => self.fail(number, SinkError::Unknown(why)),
         }
+        false
     }
 
     /// The message of that sending goes back; others of its subject go on.

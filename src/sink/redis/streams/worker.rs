@@ -31,11 +31,24 @@ const DENIED_FOR: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What was waited for.
 enum Done {
-    Connected { node: usize, generation: u64, result: Result<Link, NoContact> },
+    Connected {
+        node: usize,
+        generation: u64,
+        result: Result<Link, NoContact>,
+    },
     Slots(Result<Slots, NoContact>),
     Group(Group, Outcome),
-    Looked { node: usize, generation: u64, question: Question, result: Result<(), SinkError> },
-    Answered { node: usize, generation: u64, result: Result<(), NoContact> },
+    Looked {
+        node: usize,
+        generation: u64,
+        question: Question,
+        result: Result<Result<(), SinkError>, NoContact>,
+    },
+    Answered {
+        node: usize,
+        generation: u64,
+        result: Result<(), NoContact>,
+    },
 }
 
 /// Where streams are.
@@ -154,8 +167,14 @@ impl Worker {
             Done::Group(group, outcome) => self.finish(group, outcome, now),
             Done::Looked { node, generation, question, result } => {
                 if self.is_current(node, generation) {
-                    self.forget(node, &question);
-                    self.looked(question, result, now);
+                    match result {
+                        Ok(result) => {
+                            self.forget(node, &question);
+                            self.looked(question, result, now);
+                        }
+                        // With all that was asked there.
+                        Err(reason) => self.lose(node, reason, now),
+                    }
                 }
             }
             Done::Answered { node, generation, result } => {

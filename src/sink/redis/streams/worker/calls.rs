@@ -11,7 +11,7 @@ use super::super::node::Node;
 use super::super::script::{self, ADD, Answer};
 use super::super::troubles::Subject;
 use super::{Done, Place, Worker};
-use crate::sink::{NoContact, SinkError};
+use crate::sink::{NoContact, Report, SinkError};
 
 /// How often it is looked whether "written" still means "on disk".
 const CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -193,7 +193,8 @@ impl Worker {
                 }
             }
             if known > 0 {
-                tracing::info!(known, "records were in their stream already");
+                tracing::debug!(known, "records were in their stream already");
+                self.shared.report(Report::Suppressed(known));
             }
         }
         self.shared.to_relay.give();

@@ -309,9 +309,9 @@ fn refused(refusal: Refusal) -> SinkError {
     }
 }
 
-async fn look_at(mut connection: MultiplexedConnection, keys: &Keys) -> Result<(), SinkError> {
-    match ask(&mut connection, &questions(keys)).await {
-        Ok(answers) => judge(&answers),
-        Err(reason) => Err(SinkError::Unavailable(reason.text().to_owned())),
-    }
+async fn look_at(
+    mut connection: MultiplexedConnection,
+    keys: &Keys,
+) -> Result<Result<(), SinkError>, NoContact> {
+    ask(&mut connection, &questions(keys)).await.map(|answers| judge(&answers))
 }
