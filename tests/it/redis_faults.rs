@@ -122,9 +122,16 @@ async fn what_has_no_replica_is_not_safe() {
     hand.close().await;
 }
 
+/// A server that can say what is on disk, and one that cannot.
 #[tokio::test]
 async fn on_disk_is_not_taken_on_trust() {
-    let redis = TempRedis::start(&["--appendonly", "yes", "--appendfsync", "everysec"]).await;
+    let options = ["--appendonly", "yes", "--appendfsync", "everysec"];
+    let (old, new) = (TempRedis::start(&options), TempRedis::start_valkey(&options));
+    on_disk(old.await).await;
+    on_disk(new.await).await;
+}
+
+async fn on_disk(redis: TempRedis) {
     let mut config = redis.config();
     let has_waitaof = redis.cli(&["COMMAND", "INFO", "WAITAOF"]).contains("waitaof");
     config.durability = Durability::Aof;
@@ -160,6 +167,25 @@ async fn on_disk_is_not_taken_on_trust() {
     redis.cli(&["CONFIG", "SET", "appendonly", "yes"]);
     hand.wait_for(usize::try_from(number).unwrap()).await;
     assert!(redis.ids("disk") == event_ids(0..number));
+    hand.close().await;
+}
+
+/// By WAITAOF: nothing is safe until the server has told its disk.
+#[tokio::test]
+async fn what_is_not_on_disk_yet_is_not_safe() {
+    let redis = TempRedis::start_valkey(&["--appendonly", "yes", "--appendfsync", "no"]).await;
+    let mut config = redis.config();
+    config.durability = Durability::Aof;
+    let mut hand = Hand::to(&config, "later").await;
+    hand.send("later", 0..1100).await;
+    hand.until("to be told", |hand| hand.reachable.last().is_some_and(Result::is_err)).await;
+    let told = hand.reachable.last().unwrap().clone().unwrap_err();
+    assert!(told.text().contains("WAITAOF"), "{told:?}");
+    assert!(hand.delivered.is_empty() && hand.failed.is_empty());
+
+    redis.cli(&["CONFIG", "SET", "appendfsync", "everysec"]);
+    hand.wait_for(1100).await;
+    assert!(redis.ids("later") == event_ids(0..1100));
     hand.close().await;
 }
 

@@ -15,11 +15,12 @@ use outboxd::sink::{
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout_at};
 
-use super::free_port;
 use super::wait::{SOON, eventually};
+use super::{free_port, setting};
 
 /// A server. Its data is gone with it.
 pub struct TempRedis {
+    program: String,
     home: TempDir,
     port: u16,
     options: Vec<String>,
@@ -28,35 +29,45 @@ pub struct TempRedis {
     login: Vec<String>,
 }
 
+fn redis_bin() -> String {
+    std::env::var("REDIS_BIN").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 impl TempRedis {
     /// Starts a server with these options, as in `["--appendonly", "yes"]`.
     pub async fn start(options: &[&str]) -> Self {
-        let server = Self::spawned(options, &[]);
-        server.wait_until_it_answers().await;
-        server
+        Self::start_for(options, &[]).await
+    }
+
+    /// A Valkey, which knows what Redis has since 7.2.
+    pub async fn start_valkey(options: &[&str]) -> Self {
+        Self::started(setting("VALKEY_BIN"), options, &[]).await
     }
 
     /// The same, where `redis-cli` needs more words to be let in.
     pub async fn start_for(options: &[&str], login: &[&str]) -> Self {
-        let server = Self::spawned(options, login);
+        Self::started(redis_bin(), options, login).await
+    }
+
+    async fn started(program: String, options: &[&str], login: &[&str]) -> Self {
+        let server = Self::spawned(program, options, login);
         server.wait_until_it_answers().await;
         server
     }
 
-    fn spawned(options: &[&str], login: &[&str]) -> Self {
+    fn spawned(program: String, options: &[&str], login: &[&str]) -> Self {
         let home = tempfile::Builder::new().prefix("outboxd-redis-").tempdir().unwrap();
         let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let port = free_port();
-        let mut server =
-            Self { home, port, options: own(options), process: None, login: own(login) };
+        let (options, login) = (own(options), own(login));
+        let mut server = Self { program, home, port, options, process: None, login };
         server.spawn();
         server
     }
 
     fn spawn(&mut self) {
         let log = std::fs::File::create(self.home.path().join("log")).unwrap();
-        let program = std::env::var("REDIS_BIN").unwrap_or_else(|_| "redis-server".to_owned());
-        let mut command = Command::new(program);
+        let mut command = Command::new(&self.program);
         let is_sentinel = self.options.first().is_some_and(|first| first.ends_with(".conf"));
         command.args(&self.options[..usize::from(is_sentinel)]);
         let port = self.port.to_string();
@@ -104,10 +115,20 @@ impl TempRedis {
         }
     }
 
+    /// Starts it again on what it has on disk, and mends that, as docs/SINKS.md says.
     pub async fn restart(&mut self) {
         self.kill();
         self.spawn();
         self.wait_until_it_answers().await;
+        if self.options.iter().any(|option| option == "--appendonly") {
+            self.cli(&["BGREWRITEAOF"]);
+            let ended = ["aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"];
+            eventually("its file to be written anew", SOON, || async {
+                let said = self.cli(&["INFO", "persistence"]);
+                ended.iter().all(|line| said.contains(line))
+            })
+            .await;
+        }
     }
 
     pub fn freeze(&self) {
