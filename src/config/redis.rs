@@ -19,9 +19,6 @@ pub(super) fn redis(
         }
     };
     let is_plain = schemes.contains(&"redis");
-    if is_plain && schemes.contains(&"rediss") {
-        settings.problem("redis.url: redis:// and rediss://: only one of them");
-    }
     let username = optional(settings, "redis.username");
     let password = secret(settings, "redis.password");
     if is_plain && (password.is_some() || url.contains('@')) && !are_loopback(&url) {

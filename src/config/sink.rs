@@ -17,6 +17,14 @@ pub(super) fn sink(
     settings: &mut Settings,
     relay_id: &str,
 ) -> (Option<SinkConfig>, TopicNames, Limits) {
+    let (config, names, limits) = chosen(settings, relay_id);
+    if let Some(Err(problem)) = config.as_ref().map(SinkConfig::check_url) {
+        settings.problem(problem);
+    }
+    (config, names, limits)
+}
+
+fn chosen(settings: &mut Settings, relay_id: &str) -> (Option<SinkConfig>, TopicNames, Limits) {
     match settings.choice("sink.kind").as_str() {
         "redis" => {
             // The sink itself keeps the order of all that is on its way.

@@ -283,12 +283,17 @@ fn the_sink_is_the_one_that_is_named() {
 fn what_a_sink_cannot_use_is_told() {
     for (kind, lines, expected) in [
         ("redis", "url = \"http://a\"", "redis.url: expected redis://host:port"),
+        ("redis", "url = \"redis://a:port\"", "redis.url: a server is host, host:port"),
+        ("redis", "url = \"redis://u:%ff@a\"", "redis.url: user and password are UTF-8"),
+        ("redis", "url = \"redis://a,rediss://b\"", "redis.url: all of it begins with redis://"),
+        ("redis", "topology = \"cluster\"\nurl = \"redis://a/1\"", "no database but 0"),
         ("redis", "url = \"redis://a,redis://b\"", "several servers need redis.topology"),
         ("redis", "topology = \"sentinel\"", "redis.sentinel_master: the sentinels need"),
         ("redis", "durability = \"replicas:0\"", "redis.durability: \"replicas:0\""),
         ("redis", "tls_cert = \"/dev/null\"", "redis.tls_cert and redis.tls_key: only both"),
         ("redis", "tls_ca = \"/dev/null\"", "TLS needs rediss://"),
         ("nats", "url = \"localhost\"", "nats.url: expected nats://host:port"),
+        ("nats", "url = \"nats://a:port\"", "nats.url: NATS server URL is invalid"),
         ("nats", "password = \"x\"", "nats.password needs nats.user"),
         ("nats", "user = \"x\"\ntoken = \"y\"", "nats.user, nats.token and nats.credentials_file"),
         ("nats", "duplicate_window = \"0s\"", "nats.duplicate_window: expected more than 0s"),

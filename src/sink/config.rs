@@ -28,6 +28,18 @@ impl SinkConfig {
         }
     }
 
+    /// Whether its client can make something of the address. Kafka's finds out when it connects.
+    ///
+    /// # Errors
+    /// What is wrong, without secrets.
+    pub(crate) fn check_url(&self) -> Result<(), String> {
+        match self {
+            Self::Kafka(_) => Ok(()),
+            Self::Redis(redis) => redis.check_url(),
+            Self::Nats(nats) => nats.check_url(),
+        }
+    }
+
     /// Where it is, without secrets.
     pub fn describe(&self) -> String {
         match self {

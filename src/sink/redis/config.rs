@@ -69,6 +69,16 @@ pub enum Trim {
 }
 
 impl RedisConfig {
+    /// Whether its client can make something of the URL.
+    ///
+    /// # Errors
+    /// What is wrong, without the URL: it can hold a password.
+    pub(in crate::sink) fn check_url(&self) -> Result<(), String> {
+        #[cfg(feature = "redis")]
+        super::streams::check_url(self)?;
+        Ok(())
+    }
+
     /// Where it is, without secrets.
     pub fn describe(&self) -> String {
         super::super::hosts_of(&self.url)

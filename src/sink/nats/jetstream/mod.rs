@@ -53,6 +53,11 @@ pub struct NatsSink {
     most: (usize, u64),
 }
 
+/// Whether addresses can be made of the URL.
+pub(super) fn check_url(config: &NatsConfig) -> Result<(), String> {
+    contact::servers(config).map(drop)
+}
+
 impl NatsSink {
     /// Starts the connection's thread. Nothing is sent yet, and NATS need not answer.
     ///

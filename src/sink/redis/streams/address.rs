@@ -46,16 +46,13 @@ impl Address {
         let mut address = Self::parse(&config.url, &config.topology)?;
         address.username = config.username.clone().or(address.username);
         address.password = config.password.clone().or(address.password);
-        if config.topology == Topology::Cluster && address.database != 0 {
-            return Err("redis.url: a cluster has no database but 0".to_owned());
-        }
         if config.tls_cert.is_some() != config.tls_key.is_some() {
             return Err("redis.tls_cert and redis.tls_key belong together".to_owned());
         }
         Ok(address)
     }
 
-    fn parse(url: &str, topology: &Topology) -> Result<Self, String> {
+    pub(super) fn parse(url: &str, topology: &Topology) -> Result<Self, String> {
         let wrong = |what: &str| format!("redis.url: {what}");
         let tls = url.trim().starts_with("rediss://");
         let scheme = if tls { "rediss://" } else { "redis://" };
@@ -70,6 +67,9 @@ impl Address {
                 })?,
             };
             address.add(rest, topology).map_err(wrong)?;
+        }
+        if *topology == Topology::Cluster && address.database != 0 {
+            return Err(wrong("a cluster has no database but 0"));
         }
         Ok(address)
     }

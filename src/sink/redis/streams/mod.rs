@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 use super::RedisConfig;
 use crate::ack::Seq;
 use crate::sink::{KnownTopics, Record, Report, SendError, Sink, SinkError, SinkName};
+use address::Address;
 use batch::size;
 use link::Access;
 use script::MAX_HEADERS;
@@ -51,6 +52,11 @@ pub struct RedisSink {
     /// How many reports were taken that a stream takes no records.
     taken: u64,
     ended: oneshot::Receiver<()>,
+}
+
+/// Whether an address can be made of the URL.
+pub(super) fn check_url(config: &RedisConfig) -> Result<(), String> {
+    Address::parse(&config.url, &config.topology).map(drop)
 }
 
 impl RedisSink {
