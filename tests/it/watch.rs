@@ -41,9 +41,7 @@ async fn a_terminal_is_redrawn_in_place_and_left_clean() {
     })
     .await;
     watched.shows("in flight 0 events, 0 B").await;
-    watched
-        .shows(&format!("slot       {}: read, WAL reserved, no limit", small.database.name))
-        .await;
+    watched.shows(&format!("slot       {}: read, WAL reserved, ", small.database.name)).await;
     let screen = watched.screen();
     for row in ["relay  ", "state  ", "WAL  ", "→ decode ", "→ confirmed ", "held  ", "slot  "]
     {
