@@ -91,6 +91,7 @@ pub mod writer;
 pub use config::Config;
 #[cfg(feature = "relay")]
 pub use embed::Relay;
+pub use names::TopicNames;
 #[cfg(feature = "relay")]
 pub use relay::{Outcome, State, Status};
 #[cfg(feature = "relay")]

@@ -171,7 +171,7 @@ impl fmt::Display for TopicNames {
 }
 
 /// Whether Kafka takes `name` for a topic.
-pub fn is_topic_name(name: &str) -> bool {
+fn is_topic_name(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && name != "."

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::jsonb::printed_len;
 use super::{AddError, Event};
-use crate::names::is_topic_name;
+use crate::names::TopicNames;
 
 /// The largest payload that the table takes unless its check is changed, in bytes, as PostgreSQL
 /// prints it.
@@ -16,6 +16,21 @@ pub const KEY_BYTES: usize = 2048;
 
 /// The years that RFC 3339 can say, from 0001 to 9999, in seconds before and after 1970.
 const SECONDS: (u64, u64) = (62_135_596_800, 253_402_300_799);
+
+/// What depends on the table and on the sink behind it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The most bytes of a payload, as PostgreSQL prints it.
+    pub(super) payload: usize,
+    /// Who has to take the topic's name.
+    pub(super) topics: TopicNames,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { payload: PAYLOAD_BYTES, topics: TopicNames::Kafka }
+    }
+}
 
 /// An event that cannot be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,8 +64,8 @@ pub enum Problem {
         /// How many there may be.
         limit: usize,
     },
-    /// Kafka has no such topic names.
-    NoTopic,
+    /// The sink has no such names.
+    NoTopic(TopicNames),
     /// It is not a number that the table takes.
     OutOfRange,
     /// It is not between the years 1 and 9999.
@@ -68,8 +83,8 @@ impl fmt::Display for Problem {
             Problem::Number => f.write_str("contains a number that PostgreSQL does not hold"),
             Problem::TooDeep => f.write_str("is nested too deeply"),
             Problem::TooLong { bytes, limit } => write!(f, "takes {bytes} bytes, at most {limit}"),
-            Problem::NoTopic => {
-                f.write_str("is no name that Kafka takes: 1 to 249 of A-Z a-z 0-9 . _ -")
+            Problem::NoTopic(names) => {
+                write!(f, "is no name that {names} takes: {}", names.rule())
             }
             Problem::OutOfRange => f.write_str("is not between 1 and 2147483647"),
             Problem::NoTime => f.write_str("is not between the years 1 and 9999"),
@@ -79,15 +94,15 @@ impl fmt::Display for Problem {
 }
 
 /// The first thing that is wrong with any of the events.
-pub(super) fn check_all(events: &[Event], payload_limit: usize) -> Result<(), AddError> {
+pub(super) fn check_all(events: &[Event], limits: Limits) -> Result<(), AddError> {
     for (at, event) in events.iter().enumerate() {
-        check(event, payload_limit).map_err(|problem| AddError::Invalid { at, problem })?;
+        check(event, limits).map_err(|problem| AddError::Invalid { at, problem })?;
     }
     Ok(())
 }
 
 /// The first thing that is wrong with an event.
-pub(super) fn check(event: &Event, payload_limit: usize) -> Result<(), Invalid> {
+pub(super) fn check(event: &Event, limits: Limits) -> Result<(), Invalid> {
     let texts = [
         ("aggregate_type", Some(&event.aggregate_type)),
         ("aggregate_id", Some(&event.aggregate_id)),
@@ -101,11 +116,11 @@ pub(super) fn check(event: &Event, payload_limit: usize) -> Result<(), Invalid> 
         let Some(text) = text else { continue };
         of(column, name(text))?;
     }
-    if event.topic.as_ref().is_some_and(|topic| !is_topic_name(topic)) {
-        return Err(Invalid { column: "topic", problem: Problem::NoTopic });
+    if event.topic.as_ref().is_some_and(|topic| !limits.topics.takes(topic)) {
+        return Err(Invalid { column: "topic", problem: Problem::NoTopic(limits.topics) });
     }
     of("headers", headers(event))?;
-    of("payload", payload(event, payload_limit))?;
+    of("payload", payload(event, limits.payload))?;
     if event.max_attempts.is_some_and(|most| most == 0 || i32::try_from(most).is_err()) {
         return Err(Invalid { column: "max_attempts", problem: Problem::OutOfRange });
     }
@@ -165,7 +180,8 @@ mod tests {
     }
 
     fn told(event: &Event) -> String {
-        check(event, PAYLOAD_BYTES).map_or_else(|invalid| invalid.to_string(), |()| String::new())
+        check(event, Limits::default())
+            .map_or_else(|invalid| invalid.to_string(), |()| String::new())
     }
 
     #[test]

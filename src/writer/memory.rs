@@ -5,21 +5,16 @@ use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use super::check::{PAYLOAD_BYTES, check_all};
+use super::check::{Limits, check_all};
 use super::{AddError, Added, Event, Writer};
+use crate::names::TopicNames;
 
 /// Takes events as the table does: the same checks, the same rule for duplicates. Anything can be
 /// its transaction; it knows no rollback.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MemoryOutbox {
     events: Mutex<Vec<Event>>,
-    payload_limit: usize,
-}
-
-impl Default for MemoryOutbox {
-    fn default() -> Self {
-        Self { events: Mutex::default(), payload_limit: PAYLOAD_BYTES }
-    }
+    limits: Limits,
 }
 
 impl MemoryOutbox {
@@ -30,7 +25,13 @@ impl MemoryOutbox {
 
     /// As [`Outbox::payload_limit`](super::Outbox::payload_limit).
     pub fn payload_limit(mut self, bytes: usize) -> Self {
-        self.payload_limit = bytes;
+        self.limits.payload = bytes;
+        self
+    }
+
+    /// As [`Outbox::topic_names`](super::Outbox::topic_names).
+    pub fn topic_names(mut self, names: TopicNames) -> Self {
+        self.limits.topics = names;
         self
     }
 
@@ -50,7 +51,7 @@ impl MemoryOutbox {
     }
 
     fn insert(&self, added: &[Event]) -> Result<Vec<Added>, AddError> {
-        check_all(added, self.payload_limit)?;
+        check_all(added, self.limits)?;
         let mut events = self.lock();
         let mut results = Vec::with_capacity(added.len());
         for event in added {
@@ -100,7 +101,10 @@ impl<Tx: ?Sized> Writer<Tx> for MemoryOutbox {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
+    use crate::writer::Problem;
 
     fn event(key: Option<&str>) -> Event {
         let event = Event::new("order", "o-1", "OrderPlaced", 1);
@@ -132,6 +136,20 @@ mod tests {
         );
         assert_eq!(outbox.take().len(), 3);
         assert!(outbox.events().is_empty());
+    }
+
+    #[test]
+    fn a_topic_is_checked_by_the_rule_of_its_sink() {
+        let there = |topic: &str| [event(None).topic(topic)];
+        let error = MemoryOutbox::new().insert(&there("user:v1")).unwrap_err();
+        let AddError::Invalid { problem, .. } = error else { panic!("{error}") };
+        assert_eq!(problem.problem, Problem::NoTopic(TopicNames::Kafka));
+        let redis = MemoryOutbox::new().topic_names(TopicNames::Redis);
+        redis.insert(&there("user:v1")).unwrap();
+        let nats = MemoryOutbox::new().topic_names(TopicNames::Nats);
+        nats.insert(&there("user:v1")).unwrap();
+        let error = nats.insert(&there("user.*")).unwrap_err();
+        assert!(error.source().unwrap().to_string().contains("NATS"), "{error}");
     }
 
     #[test]

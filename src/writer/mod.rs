@@ -40,7 +40,7 @@ use std::future::Future;
 
 use tokio_postgres::Transaction;
 
-use crate::names::TableName;
+use crate::names::{TableName, TopicNames};
 
 /// What became of an event that was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -157,7 +157,7 @@ pub trait Writer<Tx: ?Sized> {
 pub struct Outbox {
     table: TableName,
     statement: String,
-    payload_limit: usize,
+    limits: check::Limits,
 }
 
 impl Outbox {
@@ -170,13 +170,20 @@ impl Outbox {
         let parsed = TableName::parse(table);
         let table = parsed.map_err(|problem| BadTable { name: table.to_owned(), problem })?;
         let statement = insert::statement(&table);
-        Ok(Self { table, statement, payload_limit: PAYLOAD_BYTES })
+        Ok(Self { table, statement, limits: check::Limits::default() })
     }
 
     /// Payloads above so many bytes are refused; for a table whose check says another size than
     /// [`PAYLOAD_BYTES`].
     pub fn payload_limit(mut self, bytes: usize) -> Self {
-        self.payload_limit = bytes;
+        self.limits.payload = bytes;
+        self
+    }
+
+    /// Topics are refused that these do not take; Kafka's rule unless something else is said. For a relay
+    /// whose `sink.kind` is another.
+    pub fn topic_names(mut self, names: TopicNames) -> Self {
+        self.limits.topics = names;
         self
     }
 
@@ -185,7 +192,7 @@ impl Outbox {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self, event: &Event) -> Result<(), Invalid> {
-        check::check(event, self.payload_limit)
+        check::check(event, self.limits)
     }
 
     /// Adds an event in the caller's transaction. It goes when that commits, and never was if it
@@ -216,7 +223,7 @@ impl Outbox {
         transaction: &Transaction<'_>,
         events: &[Event],
     ) -> Result<Vec<Added>, AddError> {
-        check::check_all(events, self.payload_limit)?;
+        check::check_all(events, self.limits)?;
         let added = insert::insert(transaction, &self.statement, events).await;
         added.map_err(|error| AddError::Postgres { table: self.table.to_string(), error })
     }
