@@ -20,8 +20,8 @@ const HEAP_ONLY: &str = "\
     SELECT count(*), count(*) FILTER (WHERE heap_only) \
     FROM outbox JOIN version ON outbox.ctid = place WHERE status = 'SENT'";
 
-/// No index mentions a column that is written, and the page has room: every update is a heap-only
-/// one.
+/// No index mentions a column that is written, and the page has room: updates are heap-only ones. Where all
+/// of a page are updated at once, the last of fifteen may find no room (docs/adr/0009-fillfactor-50.md).
 #[tokio::test]
 async fn mode_update_writes_status_and_time_heap_only() {
     let stage = Stage::new("hot", 100).await;
@@ -32,7 +32,7 @@ async fn mode_update_writes_status_and_time_heap_only() {
     stage.database.execute("CREATE EXTENSION pageinspect").await;
     let row = stage.database.row(HEAP_ONLY, &[]).await;
     let (sent, heap_only): (i64, i64) = (row.get(0), row.get(1));
-    assert!(sent >= 5_000 && heap_only * 100 >= sent * 99, "{heap_only} of {sent} are heap-only");
+    assert!(sent >= 5_000 && heap_only * 100 >= sent * 90, "{heap_only} of {sent} are heap-only");
     let early = "SELECT count(*) FROM outbox WHERE sent_at < created_at OR attempts <> 0";
     assert_eq!(stage.database.count(early).await, 0);
     stage.clear().await;
