@@ -73,6 +73,7 @@ mod messages;
 mod messages_held;
 mod metrics;
 mod misfits;
+mod nats_cluster;
 mod nats_delivery;
 mod nats_doctor;
 mod nats_login;

@@ -77,7 +77,7 @@ async fn nats_gets_a_scheduled_event_once_and_not_before_its_time() {
 
 /// What the sink never takes is given up, and its key goes on; operators send one and forget the other.
 async fn dead_letters_are_redriven_and_discarded<O: Outlet>(name: &str) {
-    let small = OutletSmall::<O>::new(name).await;
+    let mut small = OutletSmall::<O>::new(name).await;
     let letters = format!("{}.dlq", small.topic);
     small.outlet.prepare(std::slice::from_ref(&letters)).await;
     small.outlet.limit(&small.topic, 1 << 20).await;

@@ -14,6 +14,7 @@ pub mod held;
 pub mod kafka_proxy;
 pub mod messages;
 pub mod nats;
+pub mod nats_cluster;
 pub mod oracle;
 pub mod outlet;
 pub mod progress;

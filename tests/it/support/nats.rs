@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
@@ -15,6 +16,9 @@ use super::database::Database;
 use super::free_port;
 use super::relay::RelayOptions;
 use super::wait::{SOON, eventually, until};
+
+/// How many messages are asked for at once.
+const AT_ONCE: usize = 256;
 
 /// A server with JetStream and a store of its own.
 pub struct TempNats {
@@ -43,6 +47,21 @@ impl Message {
     /// What it carries, where that is JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.data).unwrap()
+    }
+}
+
+impl From<StreamMessage> for Message {
+    fn from(message: StreamMessage) -> Self {
+        let headers = message.headers.iter().map(|(name, values)| {
+            let values: Vec<_> = values.iter().map(|value| value.as_str()).collect();
+            (name.to_string(), values.join(","))
+        });
+        Self {
+            subject: message.subject.to_string(),
+            headers: headers.collect(),
+            data: message.payload.to_vec(),
+            time: i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap(),
+        }
     }
 }
 
@@ -77,7 +96,7 @@ impl TempNats {
         server
     }
 
-    fn launch(options: &str, with_jetstream: bool, login: ConnectOptions) -> Self {
+    pub(super) fn launch(options: &str, with_jetstream: bool, login: ConnectOptions) -> Self {
         let home = tempfile::Builder::new().prefix("outboxd-nats-").tempdir().unwrap();
         let port = free_port();
         let store = home.path().join("store");
@@ -166,20 +185,18 @@ impl TempNats {
     pub async fn messages(&self, stream: &str) -> Vec<Message> {
         let stream = self.jetstream().await.get_stream(stream).await.unwrap();
         let state = stream.cached_info().state.clone();
-        let mut messages = Vec::new();
-        for sequence in state.first_sequence..=state.last_sequence {
-            // One that was removed is not there.
-            let Ok(message) = stream.get_raw_message(sequence).await else { continue };
-            let headers = message.headers.iter().map(|(name, values)| {
-                let values: Vec<_> = values.iter().map(|value| value.as_str()).collect();
-                (name.to_string(), values.join(","))
-            });
-            messages.push(Message {
-                subject: message.subject.to_string(),
-                headers: headers.collect(),
-                data: message.payload.to_vec(),
-                time: i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap(),
-            });
+        let sequences: Vec<_> = (state.first_sequence..=state.last_sequence).collect();
+        let mut messages = Vec::with_capacity(sequences.len());
+        for some in sequences.chunks(AT_ONCE) {
+            let ask = |sequence: &u64| {
+                let (stream, sequence) = (stream.clone(), *sequence);
+                tokio::spawn(async move { stream.get_raw_message(sequence).await })
+            };
+            for asked in some.iter().map(ask).collect::<Vec<_>>() {
+                // One that was removed is not there.
+                let Ok(message) = asked.await.unwrap() else { continue };
+                messages.push(Message::from(message));
+            }
         }
         messages
     }

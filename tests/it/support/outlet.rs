@@ -19,7 +19,7 @@ pub trait Outlet {
     /// Sends the relay there.
     fn named(&self, options: RelayOptions) -> RelayOptions;
     /// Makes what the relay will not make by itself.
-    async fn prepare(&self, topics: &[String]);
+    async fn prepare(&mut self, topics: &[String]);
     /// What is there, in the order of each topic.
     async fn records(&self, topics: &[String]) -> Vec<Record>;
     /// Takes records of up to so many bytes, a megabyte at least, from the next connection on.
@@ -62,7 +62,7 @@ impl Outlet for TempRedis {
         options.set("redis.durability", "aof")
     }
 
-    async fn prepare(&self, _: &[String]) {}
+    async fn prepare(&mut self, _: &[String]) {}
 
     async fn records(&self, topics: &[String]) -> Vec<Record> {
         let mut records = Vec::new();
@@ -109,7 +109,7 @@ impl Outlet for TempNats {
         options.set("sink.kind", "nats").set("nats.url", &self.url())
     }
 
-    async fn prepare(&self, topics: &[String]) {
+    async fn prepare(&mut self, topics: &[String]) {
         for topic in topics {
             self.create(&stream_of(topic), &[topic]).await;
         }
@@ -153,7 +153,7 @@ impl Outlet for TempNats {
 }
 
 /// A stream's name has no dots.
-fn stream_of(subject: &str) -> String {
+pub fn stream_of(subject: &str) -> String {
     subject.replace('.', "_")
 }
 
@@ -171,7 +171,7 @@ impl<O: Outlet> OutletSmall<O> {
     }
 
     /// With a server of the test's own.
-    pub async fn with(outlet: O, name: &str) -> Self {
+    pub async fn with(mut outlet: O, name: &str) -> Self {
         let topic = unique(name);
         outlet.prepare(std::slice::from_ref(&topic)).await;
         Self { database: Database::new(name).await, outlet, topic }
@@ -234,7 +234,7 @@ impl<O: Outlet> OutletStage<O> {
     }
 
     /// With a server of the test's own, too.
-    pub async fn with(outlet: O, database: Database, name: &str) -> Self {
+    pub async fn with(mut outlet: O, database: Database, name: &str) -> Self {
         let prefix = unique(name);
         let workload =
             Workload { prefix, topics: 2, keys: 200, writers: 4, drafts: false, pace: None };
