@@ -90,6 +90,7 @@ async fn a_publication_that_was_altered_is_accepted_without_giving_up_the_slot()
     ] {
         let mut relay = options.start_ready().await;
         small.emit("a", n + 1).await;
+        small.database.wait_until_confirmed(&small.database.name).await;
         small.database.execute(alter).await;
         assert_eq!(relay.wait().await.code(), Some(73));
         assert!(relay.has_logged("OBX-2021") && relay.has_logged("outboxd reconcile --heal"));

@@ -64,7 +64,7 @@ async fn schedules_survive_a_restart_and_equal_times_keep_their_order() {
     let options = small.options();
     let relay = options.start_ready().await;
     let sql = format!(
-        "WITH due AS (SELECT now() + interval '4 s' AS at) \
+        "WITH due AS (SELECT now() + interval '8 s' AS at) \
          SELECT outboxd.emit('tested', 'a', 'Tested', jsonb_build_object('n', n), \
          topic => '{}', scheduled_at => due.at) FROM due, generate_series(1, 50) n",
         small.topic
@@ -86,9 +86,9 @@ async fn schedules_survive_a_restart_and_equal_times_keep_their_order() {
 async fn a_scheduled_row_is_published_as_it_is_when_due_moved_or_not_at_all() {
     let small = Small::new("schedule_edit").await;
     let relay = small.options().start_ready().await;
-    let edited = schedule(&small, "a", 1, 2_500).await;
-    let deleted = schedule(&small, "a", 2, 2_500).await;
-    let moved = schedule(&small, "a", 3, 2_500).await;
+    let edited = schedule(&small, "a", 1, 6_000).await;
+    let deleted = schedule(&small, "a", 2, 6_000).await;
+    let moved = schedule(&small, "a", 3, 6_000).await;
     wait_until_held(&small, 3).await;
     let edit = format!("UPDATE outbox SET payload = '{{\"n\": 10}}' WHERE id = '{edited}'");
     let delete = format!("DELETE FROM outbox WHERE id = '{deleted}'");
@@ -241,7 +241,7 @@ async fn tens_of_thousands_of_due_times_take_bounded_memory_and_all_go() {
     let relay = small.options().start_ready().await;
     let sql = format!(
         "SELECT count(outboxd.emit('tested', 'k' || n % 100, 'Tested', jsonb_build_object('n', n), \
-         topic => '{}', scheduled_at => now() + interval '15 s' + (n % 50) * interval '10 ms')) \
+         topic => '{}', scheduled_at => now() + interval '30 s' + (n % 50) * interval '10 ms')) \
          FROM generate_series(1, 30000) n",
         small.topic
     );

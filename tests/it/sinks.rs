@@ -21,12 +21,12 @@ async fn times_are_kept<O: Outlet>(name: &str) {
     let relay = options.start_ready().await;
     let mut expected = vec![small.emit("z", 0).await];
     small.wait_for_sent(1).await;
-    let edited = schedule(&small, "a", 1, 4_000).await;
-    let deleted = schedule(&small, "a", 2, 4_000).await;
-    let moved = schedule(&small, "a", 3, 4_000).await;
+    let edited = schedule(&small, "a", 1, 8_000).await;
+    let deleted = schedule(&small, "a", 2, 8_000).await;
+    let moved = schedule(&small, "a", 3, 8_000).await;
     let mut equal = Vec::new();
     let at: String =
-        small.database.row("SELECT (now() + interval '4500 ms')::text", &[]).await.get(0);
+        small.database.row("SELECT (now() + interval '8500 ms')::text", &[]).await.get(0);
     for n in 10..30_i64 {
         let sql = "SELECT outboxd.emit('tested', 'b', 'Tested', jsonb_build_object('n', $1::int8), \
                    topic => $2, scheduled_at => $3::text::timestamptz)::text";

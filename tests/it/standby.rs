@@ -135,7 +135,7 @@ async fn s24_taking_over_is_done_once_and_not_undone() {
     let began = std::time::Instant::now();
     let second = options.start_with(&["run", "--takeover"]);
     second.wait_for_state("streaming").await;
-    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
     first.wait_for_state("standby").await;
     stays("one and the other", Duration::from_secs(5), || async {
         first.state().await == "standby" && second.get("/readyz").await.0 == 200

@@ -116,7 +116,7 @@ async fn s8_a_locked_row_holds_up_neither_the_relay_nor_the_application() {
     // The application goes on in the other direction, without waiting long.
     let began = std::time::Instant::now();
     application.batch_execute(&lock(&ids[0])).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(1), "the application waited for us");
+    assert!(began.elapsed() < Duration::from_secs(3), "the application waited for us");
     application.batch_execute("COMMIT").await.unwrap();
     small.wait_for_sent(20).await;
     eventually("the ledger to be clear", SOON, || async { small.database.count(kept).await == 0 })
