@@ -90,8 +90,10 @@ async fn is_healed(stage: &Stage, in_between: &HashSet<String>) -> usize {
     let named = report(&options, &[]);
     let named = named["events"].as_array().unwrap().iter().map(|id| id.as_str().unwrap());
     let named: HashSet<_> = named.map(str::to_owned).collect();
-    let unsent = "SELECT id::text FROM outbox WHERE status <> 'SENT'";
-    assert_eq!(named, ids(stage, unsent).await);
+    // A relay that ends at once leaves statuses in the ledger that it could not write yet.
+    let unsent = "SELECT id::text FROM outbox o WHERE status <> 'SENT' AND NOT EXISTS \
+                  (SELECT FROM outboxd.ledger l WHERE l.event_id = o.id::text AND l.verdict = 'sent')";
+    assert!(named == ids(stage, unsent).await, "{} are named", named.len());
     let records = stage.records();
     let delivered: HashSet<_> = records.iter().map(Record::event_id).collect();
     assert!(in_between.iter().all(|id| !delivered.contains(id.as_str())), "a stream brought them");

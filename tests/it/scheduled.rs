@@ -241,7 +241,7 @@ async fn tens_of_thousands_of_due_times_take_bounded_memory_and_all_go() {
     let relay = small.options().start_ready().await;
     let sql = format!(
         "SELECT count(outboxd.emit('tested', 'k' || n % 100, 'Tested', jsonb_build_object('n', n), \
-         topic => '{}', scheduled_at => now() + interval '30 s' + (n % 50) * interval '10 ms')) \
+         topic => '{}', scheduled_at => now() + interval '20 s' + (n % 50) * interval '10 ms')) \
          FROM generate_series(1, 30000) n",
         small.topic
     );
